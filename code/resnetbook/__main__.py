@@ -1,0 +1,59 @@
+"""The command line: ``python -m resnetbook data | train``."""
+
+import argparse
+import sys
+
+from resnetbook import data, runs
+
+
+def _data(arguments: argparse.Namespace) -> None:
+    loaded = data.fashion_mnist(arguments.root, download=not arguments.offline)
+    print(f"Fashion-MNIST is ready: {len(loaded.train_images):,} training and "
+          f"{len(loaded.test_images):,} test images, checked.")
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    if arguments.list or not arguments.names:
+        for name, experiment in runs.EXPERIMENTS.items():
+            print(f"{name}-seed0 … seed{experiment.seeds - 1}: {experiment.about}")
+        return
+    for name in arguments.names:
+        runs.experiment_of(name)  # a wrong name fails before hours of training
+    for name in arguments.names:
+        if name in runs.names() and not arguments.again:
+            print(f"{name}: recorded already (--again trains it once more)")
+            continue
+        result = runs.record(name, device=arguments.device, root=arguments.root)
+        print(f"{name}: test accuracy {result['test_accuracy']:.4f}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; the exit status is 0, or 1 with a message on standard error."""
+    parser = argparse.ArgumentParser(prog="python -m resnetbook", description=__doc__)
+    commands = parser.add_subparsers(required=True)
+
+    command = commands.add_parser("data", help="fetch and check Fashion-MNIST")
+    command.add_argument("--root", help="folder that holds FashionMNIST/raw (default: the cache)")
+    command.add_argument("--offline", action="store_true", help="touch no network")
+    command.set_defaults(run=_data)
+
+    command = commands.add_parser("train", help="train recorded runs again, and write their records")
+    command.add_argument("names", nargs="*", help="such as source-recipe-seed0")
+    command.add_argument("--list", action="store_true", help="list what can be trained")
+    command.add_argument("--again", action="store_true", help="train even what is recorded already")
+    command.add_argument("--device", help="cpu, cuda or mps (default: the best there is)")
+    command.add_argument("--root", help="folder that holds FashionMNIST/raw (default: the cache)")
+    command.set_defaults(run=_train)
+
+    arguments = parser.parse_args(argv)
+    try:
+        arguments.run(arguments)
+    except (data.DataError, KeyError, ValueError) as error:
+        message = error.args[0] if error.args else error
+        print(f"resnetbook: {message}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

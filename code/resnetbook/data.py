@@ -1,0 +1,239 @@
+"""Fashion-MNIST, found or fetched, and checked byte by byte.
+
+The data set is Zalando's (Xiao et al. 2017, https://arxiv.org/abs/1708.07747), MIT licence.
+"""
+
+import contextlib
+import gzip
+import hashlib
+import os
+import shutil
+import struct
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+CLASSES = (
+    "t-shirt",
+    "trouser",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "ankle boot",
+)
+
+# Over the 60,000 training images, pixels scaled to [0, 1]; a test computes both again.
+MEAN = 0.2860
+STD = 0.3530
+
+# SHA-256 of the uncompressed files: a .gz may be packed differently, its content may not.
+SHA256 = {
+    "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+    "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+    "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+    "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+}
+SHAPES = {
+    "train-images-idx3-ubyte": (60_000, 28, 28),
+    "train-labels-idx1-ubyte": (60_000,),
+    "t10k-images-idx3-ubyte": (10_000, 28, 28),
+    "t10k-labels-idx1-ubyte": (10_000,),
+}
+DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
+
+
+class DataError(RuntimeError):
+    """A data file is missing or wrong; the message names the file and says what to do."""
+
+
+@dataclass(frozen=True)
+class FashionMNIST:
+    """Images are uint8 ``(N, 1, 28, 28)``; labels are int64 ``(N,)``, indices into ``CLASSES``."""
+
+    train_images: Tensor
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+
+
+def cache_root() -> Path:
+    """The folder for data and checkpoints: ``$RESNETBOOK_CACHE``, else ``~/.cache/resnetbook``."""
+    return Path(os.environ.get("RESNETBOOK_CACHE") or Path.home() / ".cache" / "resnetbook")
+
+
+def fashion_mnist(root: str | Path | None = None, download: bool = True) -> FashionMNIST:
+    """Load Fashion-MNIST from the first source that has it.
+
+    With ``root`` only ``root/FashionMNIST/raw`` is used: it is filled if it is empty, and
+    refused if what it holds is wrong. Without ``root`` the cache is used likewise. An empty
+    folder is filled by torchvision's download (if ``download``), else from Debian's and
+    Ubuntu's package ``dataset-fashion-mnist``.
+
+    Raises:
+        DataError: if a file is wrong, or no source has the data.
+    """
+    folder = Path(root if root is not None else cache_root()) / "FashionMNIST" / "raw"
+    missing = [name for name in SHA256 if _find(folder, name) is None]
+    if missing:
+        _fill(folder, missing, download)
+    arrays = {name: _read(_find(folder, name), name) for name in SHA256}
+    images = {k: torch.from_numpy(v).unsqueeze(1) for k, v in arrays.items() if "images" in k}
+    labels = {k: torch.from_numpy(v.astype(np.int64)) for k, v in arrays.items() if "labels" in k}
+    return FashionMNIST(
+        images["train-images-idx3-ubyte"],
+        labels["train-labels-idx1-ubyte"],
+        images["t10k-images-idx3-ubyte"],
+        labels["t10k-labels-idx1-ubyte"],
+    )
+
+
+def split(images: Tensor, labels: Tensor, held_out: int = 10_000) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Split training data into (images, labels, held-out images, held-out labels).
+
+    The split is always the same, so that every recipe is chosen on the same images.
+
+    Raises:
+        ValueError: if ``held_out`` is not between 1 and one less than the number of images.
+    """
+    if not 1 <= held_out < len(images):
+        raise ValueError(f"held_out must be between 1 and {len(images) - 1}, got {held_out}")
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(2015))
+    train, valid = order[held_out:], order[:held_out]
+    return images[train], labels[train], images[valid], labels[valid]
+
+
+def _find(folder: Path, name: str) -> Path | None:
+    """The file, or its compressed form, whichever the folder has."""
+    for path in (folder / name, folder / f"{name}.gz"):
+        if path.exists():
+            return path
+    return None
+
+
+def _content(path: Path) -> bytes:
+    try:
+        raw = path.read_bytes()
+        return gzip.decompress(raw) if path.suffix == ".gz" else raw
+    except (OSError, EOFError, gzip.zlib.error) as error:
+        raise DataError(f"cannot read {path}: {error}. Delete it and try again.") from error
+
+
+def _check(path: Path, name: str, content: bytes) -> None:
+    """Say in words what is wrong with a file, if anything is.
+
+    Raises:
+        DataError: unless ``content`` is exactly the file ``name`` of Fashion-MNIST.
+    """
+    digest = hashlib.sha256(content).hexdigest()
+    if digest == SHA256[name]:
+        return
+    shape = SHAPES[name]
+    magic = 0x0800 + len(shape)  # IDX format: 0x08 for unsigned bytes, then the number of axes
+    size = 4 + 4 * len(shape) + int(np.prod(shape))
+    advice = "Delete it and try again, or name another folder."
+    other = next((n for n, d in SHA256.items() if d == digest), None)
+    if other is not None:
+        problem = f"it holds {other}: the files were swapped"
+    elif len(content) < size:
+        problem = f"it is cut short: {len(content):,} bytes instead of {size:,}"
+    elif struct.unpack(">I", content[:4])[0] != magic:
+        problem = f"its magic number is {struct.unpack('>I', content[:4])[0]} instead of {magic}"
+    elif len(content) > size:
+        problem = f"it is too long: {len(content):,} bytes instead of {size:,}"
+    else:
+        problem = "its SHA-256 is not that of Fashion-MNIST: some byte has changed"
+    raise DataError(f"{path} is not {name}: {problem}. {advice}")
+
+
+def _read(path: Path, name: str) -> np.ndarray:
+    content = _content(path)
+    _check(path, name, content)
+    shape = SHAPES[name]
+    # A copy, because torch wants memory that may be written to.
+    return np.frombuffer(content, np.uint8, offset=4 + 4 * len(shape)).reshape(shape).copy()
+
+
+@contextlib.contextmanager
+def _folder_aside(folder: Path) -> Iterator[Path]:
+    """A temporary folder beside the final one, on the same disk, so that a rename is atomic."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=".incoming-", dir=folder))
+    except OSError as error:
+        raise DataError(
+            f"cannot write to {folder}: {error}. Name another folder with root=…, or set RESNETBOOK_CACHE."
+        ) from error
+    try:
+        yield aside
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _fill(folder: Path, missing: list[str], download: bool) -> None:
+    """Bring the missing files into ``folder``: written aside, checked, then renamed into place.
+
+    Two processes may do so at once: each writes to a folder of its own, and the last rename
+    replaces a correct file by the same bytes.
+    """
+    failures = []
+    with _folder_aside(folder) as aside:
+        for name in missing:
+            for source in ((_download,) if download else ()) + (_from_debian,):
+                try:
+                    content = source(name, aside)
+                    break
+                except DataError as error:
+                    failures.append(str(error))
+            else:
+                raise DataError(_nowhere(folder, name, failures, download))
+            try:
+                finished = aside / name
+                finished.write_bytes(content)
+                os.replace(finished, folder / name)
+            except OSError as error:
+                raise DataError(f"cannot write {folder / name}: {error}. Name another folder.") from error
+
+
+def _download(name: str, aside: Path) -> bytes:
+    """Fetch one file from the mirrors that torchvision knows."""
+    from torchvision.datasets import FashionMNIST as Torchvision
+    from torchvision.datasets.utils import download_and_extract_archive
+
+    for mirror in Torchvision.mirrors:
+        address = f"{mirror}{name}.gz"
+        try:
+            download_and_extract_archive(address, download_root=str(aside), filename=f"{name}.gz")
+            content = _content(aside / name)
+            _check(aside / name, name, content)
+            return content
+        except Exception as error:  # any failure of one mirror: try the next
+            failure = error
+    raise DataError(f"download of {name} failed: {failure}")
+
+
+def _from_debian(name: str, aside: Path) -> bytes:
+    path = _find(DEBIAN_FOLDER, name)
+    if path is None:
+        raise DataError(f"no {name} in {DEBIAN_FOLDER}")
+    content = _content(path)
+    _check(path, name, content)
+    return content
+
+
+def _nowhere(folder: Path, name: str, failures: list[str], download: bool) -> str:
+    tried = "; ".join(dict.fromkeys(failures))
+    offline = "" if download else " Allow it with download=True."
+    return (
+        f"{folder / name} is missing and no source has it ({tried}).{offline} Or put the four files "
+        f"of https://github.com/zalandoresearch/fashion-mnist into {folder}, or install the Debian or "
+        "Ubuntu package dataset-fashion-mnist."
+    )

@@ -1,0 +1,317 @@
+"""Residual networks: the ImageNet family, the CIFAR family and d2l's ResNet-18."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from resnetbook.blocks import BasicBlock, Bottleneck, D2LResidual, Norm, PlainBlock, PreActBlock
+
+STEMS = ("imagenet", "small")
+
+
+def _check_positive(**values: int) -> None:
+    for name, value in values.items():
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+
+
+def _check_images(x: Tensor, in_channels: int) -> None:
+    if x.dim() != 4 or x.shape[1] != in_channels:
+        raise ValueError(
+            f"expected a batch of images of shape (N, {in_channels}, H, W), got {tuple(x.shape)}"
+        )
+
+
+def _initialize(model: nn.Module) -> None:
+    """He initialization of the convolutions (He et al. 2015, https://arxiv.org/abs/1502.01852)."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+class ResNet(nn.Module):
+    """A residual network in five parts, conv1 and conv2_x to conv5_x, for images of any size.
+
+    The parts are named as in torchvision (``conv1``, ``layer1`` … ``layer4``, ``fc``), so a
+    ``state_dict`` of one loads strictly into the other.
+
+    Args:
+        block: makes a block: ``BasicBlock``, ``Bottleneck`` or a partial of one.
+        blocks_per_stage: four numbers of blocks, e.g. ``(2, 2, 2, 2)`` for ResNet-18.
+        num_classes: length of the output.
+        in_channels: 3 for colour, 1 for grey images.
+        stem: ``"imagenet"`` (7×7 convolution of stride 2 and max-pool) or ``"small"``
+            (3×3 of stride 1, no pool) for images of about 32×32.
+        width: channels of the first stage; each later stage has twice as many.
+        zero_init_residual: start every block as its shortcut, by zeros in its last norm.
+
+    Raises:
+        ValueError: for a size below 1 or an unknown stem.
+    """
+
+    def __init__(
+        self,
+        block: Callable[..., nn.Module],
+        blocks_per_stage: Sequence[int],
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        stem: str = "imagenet",
+        width: int = 64,
+        zero_init_residual: bool = False,
+    ) -> None:
+        super().__init__()
+        _check_positive(num_classes=num_classes, in_channels=in_channels, width=width)
+        if len(blocks_per_stage) != 4:
+            raise ValueError(f"blocks_per_stage must be four numbers, got {tuple(blocks_per_stage)}")
+        if stem not in STEMS:
+            raise ValueError(f"unknown stem {stem!r}; choose one of {', '.join(STEMS)}")
+        self.in_channels = in_channels
+        if stem == "imagenet":
+            self.conv1 = nn.Conv2d(in_channels, width, kernel_size=7, stride=2, padding=3, bias=False)
+            self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+        else:
+            self.conv1 = nn.Conv2d(in_channels, width, kernel_size=3, padding=1, bias=False)
+            self.maxpool = nn.Identity()
+        self.bn1 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+
+        expansion = (block.func if isinstance(block, partial) else block).expansion
+        channels = width
+        for i, num_blocks in enumerate(blocks_per_stage):
+            out_channels = width * 2**i * expansion
+            # The stem or its pool has already halved the images before the first stage.
+            stride = 1 if i == 0 else 2
+            stage = [block(channels, out_channels, stride)]
+            stage += [block(out_channels, out_channels) for _ in range(num_blocks - 1)]
+            setattr(self, f"layer{i + 1}", nn.Sequential(*stage))
+            channels = out_channels
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(channels, num_classes)
+
+        _initialize(self)
+        if zero_init_residual:
+            zero_last_norms(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images ``(N, in_channels, H, W)`` to logits ``(N, num_classes)``."""
+        _check_images(x, self.in_channels)
+        x = self.conv1(x)
+        x = self.bn1(x)
+        x = self.relu(x)
+        x = self.maxpool(x)
+        x = self.layer1(x)
+        x = self.layer2(x)
+        x = self.layer3(x)
+        x = self.layer4(x)
+        x = self.avgpool(x)  # (N, C, 1, 1)
+        x = torch.flatten(x, 1)  # (N, C)
+        return self.fc(x)
+
+
+def zero_last_norms(model: nn.Module) -> None:
+    """Zero the scale of the last normalization of each residual block, so that F(x) = 0 at first.
+
+    Goyal et al. 2017, https://arxiv.org/abs/1706.02677, section 5.1.
+    """
+    for module in model.modules():
+        if isinstance(module, Bottleneck):
+            nn.init.zeros_(module.bn3.weight)
+        elif isinstance(module, BasicBlock):
+            nn.init.zeros_(module.bn2.weight)
+
+
+# Published in He et al. 2015, table 1: block, blocks per stage.
+FAMILY: dict[int, tuple[type[nn.Module], tuple[int, int, int, int]]] = {
+    18: (BasicBlock, (2, 2, 2, 2)),
+    34: (BasicBlock, (3, 4, 6, 3)),
+    50: (Bottleneck, (3, 4, 6, 3)),
+    101: (Bottleneck, (3, 4, 23, 3)),
+    152: (Bottleneck, (3, 8, 36, 3)),
+}
+
+
+def resnet(
+    depth: int,
+    num_classes: int = 1000,
+    in_channels: int = 3,
+    stem: str = "imagenet",
+    shortcut: str = "B",
+    stride_on: str = "3x3",
+    width: int = 64,
+    zero_init_residual: bool = False,
+) -> ResNet:
+    """A network of the ImageNet family: ``depth`` is 18, 34, 50, 101 or 152.
+
+    Raises:
+        ValueError: for another depth, a size below 1, or an unknown stem, shortcut or stride_on.
+    """
+    if depth not in FAMILY:
+        raise ValueError(f"no ResNet-{depth} in the family; choose one of {', '.join(map(str, FAMILY))}")
+    block, blocks_per_stage = FAMILY[depth]
+    options = {"shortcut": shortcut}
+    if block is Bottleneck:
+        options["stride_on"] = stride_on
+    return ResNet(
+        partial(block, **options), blocks_per_stage, num_classes, in_channels, stem, width, zero_init_residual
+    )
+
+
+def resnet18(num_classes: int = 1000, in_channels: int = 3, **options) -> ResNet:
+    """ResNet-18; the options are those of :func:`resnet`."""
+    return resnet(18, num_classes, in_channels, **options)
+
+
+def resnet34(num_classes: int = 1000, in_channels: int = 3, **options) -> ResNet:
+    """ResNet-34; the options are those of :func:`resnet`."""
+    return resnet(34, num_classes, in_channels, **options)
+
+
+def resnet50(num_classes: int = 1000, in_channels: int = 3, **options) -> ResNet:
+    """ResNet-50; the options are those of :func:`resnet`."""
+    return resnet(50, num_classes, in_channels, **options)
+
+
+def resnet101(num_classes: int = 1000, in_channels: int = 3, **options) -> ResNet:
+    """ResNet-101; the options are those of :func:`resnet`."""
+    return resnet(101, num_classes, in_channels, **options)
+
+
+def resnet152(num_classes: int = 1000, in_channels: int = 3, **options) -> ResNet:
+    """ResNet-152; the options are those of :func:`resnet`."""
+    return resnet(152, num_classes, in_channels, **options)
+
+
+class CifarResNet(nn.Module):
+    """The narrow network of He et al. 2015, section 4.2: a 3×3 stem and three stages of n blocks."""
+
+    def __init__(
+        self,
+        block: Callable[..., nn.Module],
+        blocks_per_stage: int,
+        width: int = 16,
+        in_channels: int = 3,
+        num_classes: int = 10,
+        stem_stride: int = 1,
+        norm: Norm = nn.BatchNorm2d,
+        final_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        self.in_channels = in_channels
+        self.conv1 = nn.Conv2d(in_channels, width, kernel_size=3, stride=stem_stride, padding=1, bias=False)
+        # A pre-activation block normalizes its own input, and leaves its output as it is:
+        # its network normalizes after the last block instead of after the stem.
+        self.bn1 = nn.Identity() if final_norm else norm(width)
+        self.relu = nn.Identity() if final_norm else nn.ReLU(inplace=True)
+        channels = width
+        for i in range(3):
+            out_channels = width * 2**i
+            stage = [block(channels, out_channels, 1 if i == 0 else 2)]
+            stage += [block(out_channels, out_channels) for _ in range(blocks_per_stage - 1)]
+            setattr(self, f"layer{i + 1}", nn.Sequential(*stage))
+            channels = out_channels
+        self.final = nn.Sequential(norm(channels), nn.ReLU(inplace=True)) if final_norm else nn.Identity()
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(channels, num_classes)
+        _initialize(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images ``(N, in_channels, H, W)`` to logits ``(N, num_classes)``."""
+        _check_images(x, self.in_channels)
+        x = self.conv1(x)
+        x = self.bn1(x)
+        x = self.relu(x)
+        x = self.layer1(x)
+        x = self.layer2(x)
+        x = self.layer3(x)
+        x = self.final(x)
+        x = self.avgpool(x)  # (N, C, 1, 1)
+        x = torch.flatten(x, 1)  # (N, C)
+        return self.fc(x)
+
+
+def cifar_resnet(
+    depth: int,
+    residual: bool = True,
+    shortcut: str = "A",
+    width: int = 16,
+    in_channels: int = 3,
+    num_classes: int = 10,
+    stem_stride: int = 1,
+    preactivation: bool = False,
+    normalized: bool = True,
+    zero_init_residual: bool = False,
+) -> CifarResNet:
+    """A network of depth 6n + 2 for small images (He et al. 2015, section 4.2).
+
+    Args:
+        depth: layers with weights: 1 stem, 3 stages of n blocks of 2, 1 output; so 6n + 2.
+        residual: ``False`` leaves every shortcut out; the parameters stay the same (option A).
+        shortcut: option A, B or C.
+        width: channels of the first stage; the others have 2 and 4 times as many.
+        in_channels: 3 for colour, 1 for grey images.
+        num_classes: length of the output.
+        stem_stride: 2 halves the images at once: a quarter of the computation.
+        preactivation: blocks of v2 (He et al. 2016).
+        normalized: ``False`` leaves every batch normalization out.
+        zero_init_residual: start every block as its shortcut.
+
+    Raises:
+        ValueError: for a depth that is not 6n + 2 (naming the nearest), a size below 1, or
+            options that contradict each other.
+    """
+    _check_positive(width=width, in_channels=in_channels, num_classes=num_classes, stem_stride=stem_stride)
+    if depth < 8 or depth % 6 != 2:
+        below = max(8, 6 * ((depth - 2) // 6) + 2)
+        near = f"{below} or {below + 6}" if depth > 8 else "8"
+        raise ValueError(f"depth must be 6n + 2 (8, 14, 20, …), got {depth}; the nearest is {near}")
+    if preactivation and not residual:
+        raise ValueError("a plain network has no pre-activation blocks: set residual=True")
+    norm = nn.BatchNorm2d if normalized else nn.Identity
+    if not residual:
+        block = partial(PlainBlock, norm=norm)
+    else:
+        block = partial(PreActBlock if preactivation else BasicBlock, shortcut=shortcut, norm=norm)
+    model = CifarResNet(
+        block, (depth - 2) // 6, width, in_channels, num_classes, stem_stride, norm, final_norm=preactivation
+    )
+    if zero_init_residual:
+        if not normalized or not residual or preactivation:
+            raise ValueError("zero_init_residual needs post-activation residual blocks with batch norm")
+        zero_last_norms(model)
+    return model
+
+
+def d2l_resnet18(num_classes: int = 10, in_channels: int = 1) -> nn.Sequential:
+    """ResNet-18 as d2l.ai's chapter builds it; 11,178,378 parameters for 1 channel, 10 classes."""
+    _check_positive(num_classes=num_classes, in_channels=in_channels)
+    stages = [
+        nn.Sequential(
+            nn.Conv2d(in_channels, 64, kernel_size=7, stride=2, padding=3),
+            nn.BatchNorm2d(64),
+            nn.ReLU(),
+            nn.MaxPool2d(kernel_size=3, stride=2, padding=1),
+        )
+    ]
+    channels = 64
+    for i, out_channels in enumerate((64, 128, 256, 512)):
+        first = D2LResidual(channels, out_channels, stride=1 if i == 0 else 2)
+        stages.append(nn.Sequential(first, D2LResidual(out_channels, out_channels)))
+        channels = out_channels
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, num_classes)]
+    return nn.Sequential(*stages, *head)
+
+
+def build(spec: dict) -> nn.Module:
+    """Build a model from a record's ``model`` entry, e.g. ``{"family": "cifar", "depth": 20}``.
+
+    Raises:
+        ValueError: if the family is unknown.
+    """
+    options = dict(spec)
+    family = options.pop("family", None)
+    families = {"cifar": cifar_resnet, "resnet": resnet, "d2l-resnet18": d2l_resnet18}
+    if family not in families:
+        raise ValueError(f"unknown model family {family!r}; choose one of {', '.join(families)}")
+    return families[family](**options)

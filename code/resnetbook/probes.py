@@ -1,0 +1,95 @@
+"""Measure a network: shapes, parameters, multiply-adds, gradient and activation norms.
+
+Hooks are always removed, also when the forward pass fails.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+def count_parameters(model: nn.Module, trainable_only: bool = False) -> int:
+    """The number of weights (running statistics of batch normalization are not parameters)."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad or not trainable_only)
+
+
+@contextmanager
+def _hooked(modules: dict[str, nn.Module], hook: Callable[[str, nn.Module, Tensor], None]) -> Iterator[None]:
+    """Call ``hook(name, module, output)`` after each of the modules runs."""
+    handles = [
+        module.register_forward_hook(lambda module, _, output, name=name: hook(name, module, output))
+        for name, module in modules.items()
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@torch.no_grad()
+def _run_once(model: nn.Module, input_shape: tuple[int, int, int]) -> None:
+    """One forward pass of a single empty image, in evaluation mode; the mode is put back."""
+    was_training = model.training
+    model.eval()
+    device = next(model.parameters()).device
+    try:
+        model(torch.zeros(1, *input_shape, device=device))
+    finally:
+        model.train(was_training)
+
+
+def shapes(model: nn.Module, input_shape: tuple[int, int, int]) -> dict[str, tuple[int, ...]]:
+    """Output shapes ``(N, C, H, W)`` of the direct children, for one image ``(C, H, W)``."""
+    found: dict[str, tuple[int, ...]] = {}
+    with _hooked(dict(model.named_children()), lambda name, _, out: found.update({name: tuple(out.shape)})):
+        _run_once(model, input_shape)
+    return found
+
+
+def macs_by_layer(model: nn.Module, input_shape: tuple[int, int, int]) -> dict[str, int]:
+    """Multiply-adds of every convolution and linear layer, for one image ``(C, H, W)``.
+
+    A convolution does ``C_out · H_out · W_out · (C_in / groups) · K · K``, a linear layer
+    ``in · out``; biases, normalization, activation and pooling are not counted, as is usual.
+    """
+    found: dict[str, int] = {}
+
+    def hook(name: str, module: nn.Module, output: Tensor) -> None:
+        if isinstance(module, nn.Conv2d):
+            per_output = module.in_channels // module.groups * module.kernel_size[0] * module.kernel_size[1]
+        else:
+            per_output = module.in_features
+        # A layer that is used twice counts twice.
+        found[name] = found.get(name, 0) + output[0].numel() * per_output
+
+    layers = {n: m for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
+    with _hooked(layers, hook):
+        _run_once(model, input_shape)
+    return found
+
+
+def count_macs(model: nn.Module, input_shape: tuple[int, int, int]) -> int:
+    """All multiply-adds for one image ``(C, H, W)``."""
+    return sum(macs_by_layer(model, input_shape).values())
+
+
+def gradient_norms(model: nn.Module, loss: Tensor) -> dict[str, float]:
+    """L2 norm of the loss's gradient in the weights of every convolution and linear layer."""
+    layers = {n: m.weight for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
+    gradients = torch.autograd.grad(loss, list(layers.values()), allow_unused=True)
+    return {n: 0.0 if g is None else g.norm().item() for n, g in zip(layers, gradients, strict=True)}
+
+
+@torch.no_grad()
+def activation_norms(
+    model: nn.Module, x: Tensor, kinds: tuple[type[nn.Module], ...] = (nn.Conv2d, nn.Linear)
+) -> dict[str, float]:
+    """Standard deviation of the output of every layer of the given kinds, in the model's mode."""
+    found: dict[str, float] = {}
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
+    with _hooked(layers, lambda name, _, out: found.update({name: out.float().std().item()})):
+        model(x)
+    return found

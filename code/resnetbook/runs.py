@@ -1,0 +1,300 @@
+"""Recorded runs: what was trained, how, where, and what came out.
+
+A record is a JSON file in ``records/``. Its keys: ``name``, ``experiment``, ``model``, ``recipe``,
+``seed``, ``held_out``, ``history``, ``test_accuracy``, ``test_loss``, ``parameters``, ``macs``,
+``hardware``, ``versions``, ``date``, ``commit``, ``clean_tree``, ``command``. Where a page needs
+predictions, the test logits lie beside it as float16 (safetensors).
+"""
+
+import dataclasses
+import datetime
+import json
+import os
+import platform
+import statistics
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchvision
+from safetensors.numpy import load_file, save_file
+
+from resnetbook import data, models, probes
+from resnetbook.train import Recipe, default_device, evaluate, fit
+
+RECORDS = Path(__file__).parent / "records"
+MODES = ("recorded", "quick", "full")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What the book trains, for every seed: a model, a recipe, and what is kept.
+
+    Attributes:
+        model: for ``models.build``.
+        recipe: how to train.
+        seeds: how many, counted from 0.
+        held_out: training images kept aside for validation; 0 trains on all 60,000.
+        fixed_slice: training images evaluated after every epoch in evaluation mode.
+        keep_logits: store the test logits beside the record.
+        about: one sentence for the runs appendix.
+    """
+
+    model: dict
+    recipe: Recipe
+    seeds: int = 3
+    held_out: int = 10_000
+    fixed_slice: int = 0
+    keep_logits: bool = False
+    about: str = field(default="", kw_only=True)
+
+
+# Chapter 5: d2l's chapter to the letter, but for the number format and the memory layout.
+_SOURCE_RECIPE = Recipe(
+    num_epochs=10,
+    batch_size=256,
+    lr=0.05,
+    momentum=0.0,
+    weight_decay=0.0,
+    schedule="constant",
+    initialization="xavier",
+    normalize=False,
+    resize=96,
+    channels_last=True,
+    autocast="bfloat16",
+)
+# Chapter 5: one short recipe for every stem, so that the stem is the only change.
+_STEM_RECIPE = Recipe(num_epochs=3, batch_size=128, lr=0.1, weight_decay=5e-4, schedule="onecycle")
+# Chapter 2: the paper's SGD, short.
+_DEGRADATION_RECIPE = Recipe(num_epochs=6, batch_size=128, lr=0.1, weight_decay=1e-4, warmup_steps=200)
+_FAST = {"channels_last": True, "autocast": "bfloat16"}
+
+
+def _experiments() -> dict[str, Experiment]:
+    grey = {"in_channels": 1, "num_classes": 10}
+    experiments = {
+        "source-recipe": Experiment(
+            {"family": "d2l-resnet18"},
+            _SOURCE_RECIPE,
+            held_out=0,
+            keep_logits=True,
+            about="d2l's ResNet-18 and recipe: SGD 0.05, 10 epochs, images at 96×96.",
+        )
+    }
+    stems = {
+        "imagenet-28": ({"stem": "imagenet"}, None),
+        "small-28": ({"stem": "small"}, None),
+        "imagenet-96": ({"stem": "imagenet"}, 96),
+    }
+    for name, (options, resize) in stems.items():
+        experiments[f"stem-{name}"] = Experiment(
+            {"family": "resnet", "depth": 18, **grey, **options},
+            dataclasses.replace(_STEM_RECIPE, resize=resize, **_FAST),
+            about="ResNet-18, one stem and image size against the others, 3 epochs.",
+        )
+    for depth in (8, 14, 20, 32, 44, 56):
+        for kind in ("plain", "residual"):
+            experiments[f"degradation-{kind}-{depth}"] = Experiment(
+                {
+                    "family": "cifar",
+                    "depth": depth,
+                    "residual": kind == "residual",
+                    "shortcut": "A",
+                    "stem_stride": 2,
+                    **grey,
+                },
+                _DEGRADATION_RECIPE,
+                seeds=5 if depth in (20, 56) else 3,
+                held_out=0,
+                fixed_slice=10_000,
+                about="Plain against residual at equal parameters, 14×14 maps, 6 epochs.",
+            )
+    return experiments
+
+
+EXPERIMENTS = _experiments()
+
+
+def mode() -> str:
+    """How notebooks treat long runs: ``recorded``, ``quick`` or ``full`` (``$RESNETBOOK_RUNS``).
+
+    Raises:
+        ValueError: if the environment variable holds anything else.
+    """
+    chosen = os.environ.get("RESNETBOOK_RUNS") or "recorded"
+    if chosen not in MODES:
+        raise ValueError(f"RESNETBOOK_RUNS must be one of {', '.join(MODES)}, got {chosen!r}")
+    return chosen
+
+
+def names(folder: Path | None = None) -> list[str]:
+    """The names of all stored records, sorted."""
+    return sorted(path.stem for path in (folder or RECORDS).glob("*.json"))
+
+
+def load(name: str, folder: Path | None = None) -> dict:
+    """Load a record.
+
+    Raises:
+        KeyError: if there is none of this name; the message lists near names.
+    """
+    path = (folder or RECORDS) / f"{name}.json"
+    if not path.is_file() or path.parent != (folder or RECORDS):
+        known = names(folder)
+        near = [k for k in known if k.startswith(name.split("-")[0])] or known
+        raise KeyError(f"no record {name!r}; there are: {', '.join(near) or 'none yet'}")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def load_seeds(experiment: str, folder: Path | None = None) -> list[dict]:
+    """Load every recorded seed of an experiment, in order of the seed.
+
+    Raises:
+        KeyError: if there is none.
+    """
+    found = [name for name in names(folder) if name.rpartition("-seed")[0] == experiment]
+    if not found:
+        load(experiment, folder)  # raises, with near names
+    return sorted((load(name, folder) for name in found), key=lambda record: record["seed"])
+
+
+def load_logits(name: str, folder: Path | None = None) -> np.ndarray:
+    """Test logits of a record, float16 ``(10000, num_classes)``.
+
+    Raises:
+        KeyError: if the record has none.
+    """
+    path = (folder or RECORDS) / f"{name}.safetensors"
+    if not path.is_file():
+        raise KeyError(f"record {name!r} keeps no logits")
+    return load_file(path)["test_logits"]
+
+
+def mean_std(values: list[float]) -> tuple[float, float]:
+    """Mean and sample standard deviation (divisor n − 1); 0 for a single value."""
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def experiment_of(name: str) -> tuple[str, Experiment, int]:
+    """Split a record's name into experiment and seed.
+
+    Raises:
+        KeyError: if the name is not ``EXPERIMENT-seedN`` with a known experiment.
+    """
+    experiment, _, seed = name.rpartition("-seed")
+    if experiment not in EXPERIMENTS or not seed.isdecimal():
+        raise KeyError(f"no run {name!r}: say EXPERIMENT-seedN with one of {', '.join(EXPERIMENTS)}")
+    return experiment, EXPERIMENTS[experiment], int(seed)
+
+
+def record(
+    name: str,
+    folder: Path | None = None,
+    checkpoints: Path | None = None,
+    device: str | None = None,
+    root: str | None = None,
+    progress: bool = True,
+) -> dict:
+    """Train a run in full and write its record; an interrupted one goes on from its checkpoint.
+
+    Args:
+        name: ``EXPERIMENT-seedN``.
+        folder: where the record goes; default: the package's ``records/``.
+        checkpoints: folder for checkpoints; default: in the cache.
+        device: default: CUDA, MPS or the CPU, whichever there is.
+        root: of the data.
+        progress: show one progress bar.
+    """
+    experiment_name, experiment, seed = experiment_of(name)
+    source = _source()  # before the run: what is edited while it computes did not take part
+    dataset = data.fashion_mnist(root)
+    images, labels, valid = dataset.train_images, dataset.train_labels, None
+    if experiment.held_out:
+        images, labels, *valid = data.split(images, labels, experiment.held_out)
+    torch.manual_seed(seed)
+    model = models.build(experiment.model)
+    checkpoint = (checkpoints or data.cache_root() / "checkpoints") / f"{name}.pt"
+    history = fit(
+        model,
+        images,
+        labels,
+        experiment.recipe,
+        valid=valid,
+        fixed_slice=experiment.fixed_slice,
+        seed=seed,
+        device=device,
+        checkpoint=checkpoint,
+        progress=progress,
+    )
+    test = evaluate(model, dataset.test_images, dataset.test_labels, experiment.recipe, device)
+    side = experiment.recipe.resize or 28
+    result = {
+        "name": name,
+        "experiment": experiment_name,
+        "model": experiment.model,
+        "recipe": dataclasses.asdict(experiment.recipe),
+        "seed": seed,
+        "held_out": experiment.held_out,
+        "history": history,
+        "test_accuracy": test.accuracy,
+        "test_loss": test.loss,
+        "parameters": probes.count_parameters(model),
+        "macs": probes.count_macs(model, (1, side, side)),
+        "hardware": _hardware(torch.device(device) if device else default_device()),
+        "versions": _versions(),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        **source,
+        "command": f"python -m resnetbook train {name}",
+    }
+    folder = folder or RECORDS
+    if experiment.keep_logits:
+        save_file({"test_logits": test.logits.half().numpy()}, folder / f"{name}.safetensors")
+    save(result, folder)
+    checkpoint.unlink(missing_ok=True)
+    return result
+
+
+def save(result: dict, folder: Path | None = None) -> Path:
+    """Write a record aside, then rename it into place."""
+    path = (folder or RECORDS) / f"{result['name']}.json"
+    aside = path.with_suffix(".tmp")
+    aside.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    os.replace(aside, path)
+    return path
+
+
+def _source() -> dict:
+    """The commit that the package runs from, and whether its files were unchanged."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(RECORDS.parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        # New records are results, not code: they do not make the tree dirty.
+        changes = git("status", "--porcelain", "--", ".", ":!records")
+        return {"commit": git("rev-parse", "HEAD"), "clean_tree": changes == ""}
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": None, "clean_tree": False}
+
+
+def _hardware(device: torch.device) -> dict:
+    if device.type == "cuda":
+        return {"device": torch.cuda.get_device_name(device), "threads": torch.get_num_threads()}
+    name = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass  # not Linux: platform's word is the best there is
+    return {"device": name, "threads": torch.get_num_threads()}
+
+
+def _versions() -> dict:
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+    }
