@@ -8,8 +8,10 @@ from resnetbook import data, runs
 
 def _data(arguments: argparse.Namespace) -> None:
     loaded = data.fashion_mnist(arguments.root, download=not arguments.offline)
-    print(f"Fashion-MNIST is ready: {len(loaded.train_images):,} training and "
-          f"{len(loaded.test_images):,} test images, checked.")
+    print(
+        f"Fashion-MNIST is ready: {len(loaded.train_images):,} training and "
+        f"{len(loaded.test_images):,} test images, checked."
+    )
 
 
 def _train(arguments: argparse.Namespace) -> None:
