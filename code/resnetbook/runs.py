@@ -1,8 +1,8 @@
 """Recorded runs: what was trained, how, where, and what came out.
 
 A record is a JSON file in ``records/``. Its keys: ``name``, ``experiment``, ``model``, ``recipe``,
-``seed``, ``held_out``, ``num_images``, ``history``, ``test_accuracy``, ``test_loss``, ``parameters``, ``macs``,
-``hardware``, ``versions``, ``date``, ``commit``, ``clean_tree``, ``command``. Where a page needs
+``seed``, ``held_out``, ``num_images``, ``history``, ``test_accuracy``, ``test_loss``, ``parameters``,
+``macs``, ``hardware``, ``versions``, ``date``, ``commit``, ``clean_tree``, ``command``. Where a page needs
 predictions, the test logits lie beside it as float16 (safetensors).
 """
 

@@ -1,0 +1,125 @@
+"""The networks against torchvision, and against published counts."""
+
+import pytest
+import torch
+import torchvision
+from resnetbook import blocks, models, probes
+from torch import nn
+
+PUBLISHED = {18: 11_689_512, 34: 21_797_672, 50: 25_557_032, 101: 44_549_160, 152: 60_192_808}
+CIFAR = {20: 269_722, 32: 464_154, 44: 658_586, 56: 853_018, 110: 1_727_962}
+
+
+def randomize(model: nn.Module) -> None:
+    """Random weights, and batch-norm statistics that are not the trivial 0 and 1."""
+    torch.manual_seed(7)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.0)
+            nn.init.normal_(module.bias, std=0.1)
+            nn.init.normal_(module.running_mean, std=0.1)
+            nn.init.uniform_(module.running_var, 0.8, 1.2)
+
+
+@pytest.mark.parametrize("depth", PUBLISHED)
+def test_family_equals_torchvision(depth):
+    reference = getattr(torchvision.models, f"resnet{depth}")(weights=None)
+    randomize(reference)
+    model = models.resnet(depth)
+    model.load_state_dict(reference.state_dict(), strict=True)
+    assert probes.count_parameters(model) == PUBLISHED[depth]
+    for training in (False, True):
+        model.train(training), reference.train(training)
+        for side in (224, 97):
+            x = torch.randn(2, 3, side, side)
+            with torch.no_grad():
+                torch.testing.assert_close(model(x), reference(x), atol=1e-5, rtol=0)
+    # Training mode must have moved the running statistics alike, too.
+    for (name, ours), theirs in zip(model.state_dict().items(), reference.state_dict().values(), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("depth", CIFAR)
+def test_cifar_counts_plain_equals_residual(depth):
+    plain = models.cifar_resnet(depth, residual=False)
+    residual = models.cifar_resnet(depth)
+    assert probes.count_parameters(plain) == CIFAR[depth]
+    shapes = {name: tensor.shape for name, tensor in plain.state_dict().items()}
+    assert shapes == {name: tensor.shape for name, tensor in residual.state_dict().items()}
+
+
+@pytest.mark.parametrize(("depth", "near"), [(18, "14 or 20"), (21, "20 or 26"), (5, "8"), (0, "8")])
+def test_wrong_depth_names_its_neighbours(depth, near):
+    with pytest.raises(ValueError, match=f"6n \\+ 2.*nearest is {near}"):
+        models.cifar_resnet(depth)
+
+
+def test_one_channel_counts():
+    assert probes.count_parameters(models.resnet18(10, 1)) == 11_175_370
+    assert probes.count_parameters(models.d2l_resnet18()) == 11_178_378
+
+
+def test_stride_on_1x1_or_3x3():
+    for stride_on, strides in (("1x1", (2, 1)), ("3x3", (1, 2))):
+        block = blocks.Bottleneck(64, 128, stride=2, stride_on=stride_on)
+        assert (block.conv1.stride[0], block.conv2.stride[0]) == strides
+        assert block(torch.randn(2, 64, 7, 7)).shape == (2, 128, 4, 4)
+
+
+@pytest.mark.parametrize("option", blocks.SHORTCUTS)
+def test_shortcut_parameters(option):
+    narrow = blocks.make_shortcut(16, 32, 2, option)
+    same = blocks.make_shortcut(16, 16, 1, option)
+    assert probes.count_parameters(narrow) == (0 if option == "A" else 16 * 32 + 2 * 32)
+    assert probes.count_parameters(same) == (16 * 16 + 2 * 16 if option == "C" else 0)
+    assert narrow(torch.randn(2, 16, 7, 7)).shape == (2, 32, 4, 4)
+
+
+def test_zero_padding_keeps_values():
+    x = torch.randn(2, 3, 5, 5)
+    y = blocks.ZeroPadShortcut(3, 7, 2)(x)
+    assert torch.equal(y[:, :3], x[:, :, ::2, ::2])
+    assert not y[:, 3:].any()
+
+
+def test_zero_init_makes_identity():
+    model = models.cifar_resnet(20, zero_init_residual=True)
+    x = torch.rand(2, 16, 8, 8)  # not negative, so the last ReLU changes nothing
+    assert torch.equal(model.layer1(x), x)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: models.resnet(19),
+        lambda: models.resnet18(num_classes=0),
+        lambda: models.resnet18(in_channels=0),
+        lambda: models.resnet18(stem="large"),
+        lambda: models.resnet18(shortcut="D"),
+        lambda: models.resnet50(stride_on="5x5"),
+        lambda: models.cifar_resnet(20, residual=False, preactivation=True),
+        lambda: models.build({"family": "vgg"}),
+        lambda: blocks.Bottleneck(8, 10),
+        lambda: blocks.ZeroPadShortcut(8, 4),
+        lambda: models.resnet18()(torch.zeros(1, 1, 28, 28)),
+        lambda: models.resnet18()(torch.zeros(3, 28, 28)),
+    ],
+)
+def test_bad_input_is_a_value_error(make):
+    with pytest.raises(ValueError, match=r"\w"):
+        make()
+
+
+def test_preactivation_is_the_formula():
+    torch.manual_seed(0)
+    block = blocks.PreActBlock(4, 8, stride=2)
+    x = torch.randn(2, 4, 6, 6)
+    activated = torch.relu(block.bn1(x))
+    expected = block.conv2(torch.relu(block.bn2(block.conv1(activated)))) + block.downsample(activated)
+    torch.testing.assert_close(block(x), expected)
+    assert block(x).min() < 0  # no ReLU after the addition
+
+
+def test_macs_of_resnet50_at_224():
+    # 4.09 GMACs with the stride on the 3×3, as torchvision documents (GFLOPS column).
+    assert probes.count_macs(models.resnet50(), (3, 224, 224)) / 1e9 == pytest.approx(4.09, abs=0.005)
