@@ -3,6 +3,8 @@
 import argparse
 import sys
 
+import torch
+
 from resnetbook import data, runs
 
 
@@ -19,6 +21,8 @@ def _train(arguments: argparse.Namespace) -> None:
         for name, experiment in runs.EXPERIMENTS.items():
             print(f"{name}-seed0 … seed{experiment.seeds - 1}: {experiment.about}")
         return
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
     for name in arguments.names:
         runs.experiment_of(name)  # a wrong name fails before hours of training
     for name in arguments.names:
@@ -44,6 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     command.add_argument("--list", action="store_true", help="list what can be trained")
     command.add_argument("--again", action="store_true", help="train even what is recorded already")
     command.add_argument("--device", help="cpu, cuda or mps (default: the best there is)")
+    command.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's choice)")
     command.add_argument("--root", help="folder that holds FashionMNIST/raw (default: the cache)")
     command.set_defaults(run=_train)
 

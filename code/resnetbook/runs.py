@@ -69,7 +69,7 @@ _SOURCE_RECIPE = Recipe(
 )
 # Chapter 5: one short recipe for every stem, so that the stem is the only change.
 _STEM_RECIPE = Recipe(
-    num_epochs=3, batch_size=128, lr=0.1, weight_decay=5e-4, schedule="onecycle", channels_last=True
+    num_epochs=3, batch_size=64, lr=0.05, weight_decay=5e-4, schedule="onecycle", channels_last=True
 )
 # Chapter 2: the paper's SGD, short.
 _DEGRADATION_RECIPE = Recipe(num_epochs=6, batch_size=128, lr=0.1, weight_decay=1e-4, warmup_steps=200)
@@ -102,8 +102,8 @@ def _experiments() -> dict[str, Experiment]:
         experiments[f"stem-{name}"] = Experiment(
             {"family": "resnet", "depth": 18, **grey, **options},
             dataclasses.replace(_STEM_RECIPE, resize=resize),
-            num_images=10_000,
-            about="ResNet-18, one stem and image size against the others, 10,000 images, 3 epochs.",
+            num_images=6_000,
+            about="ResNet-18, one stem and image size against the others, 6,000 images, 3 epochs.",
         )
     for depth in (8, 14, 20, 32, 44, 56):
         for kind in ("plain", "residual"):
