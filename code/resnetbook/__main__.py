@@ -1,4 +1,4 @@
-"""The command line: ``python -m resnetbook data | train``."""
+"""The command line: ``python -m resnetbook data | train | notebooks | bench``."""
 
 import argparse
 import sys
@@ -33,6 +33,24 @@ def _train(arguments: argparse.Namespace) -> None:
         print(f"{name}: test accuracy {result['test_accuracy']:.4f}")
 
 
+def _notebooks(arguments: argparse.Namespace) -> None:
+    try:
+        # Only this command needs them, and a reader's machine may lack them.
+        from resnetbook import notebooks
+    except ImportError as error:
+        raise ValueError(f"{error.name} is missing: pip install -r requirements.txt") from error
+    stale = []
+    for path in notebooks.paths(arguments.names):
+        print(f"{path.name} …", flush=True)
+        if not arguments.check:
+            notebooks.refresh(path)
+        elif different := notebooks.check(path):
+            print(different)
+            stale.append(path.name)
+    if stale:
+        raise ValueError(f"not fresh: {', '.join(stale)}; run python -m resnetbook notebooks")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; the exit status is 0, or 1 with a message on standard error."""
     parser = argparse.ArgumentParser(prog="python -m resnetbook", description=__doc__)
@@ -51,6 +69,11 @@ def main(argv: list[str] | None = None) -> int:
     command.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's choice)")
     command.add_argument("--root", help="folder that holds FashionMNIST/raw (default: the cache)")
     command.set_defaults(run=_train)
+
+    command = commands.add_parser("notebooks", help="run the book's notebooks, and store their outputs")
+    command.add_argument("names", nargs="*", help="such as 04 or 04_blocks.ipynb (default: all)")
+    command.add_argument("--check", action="store_true", help="only compare with the stored outputs")
+    command.set_defaults(run=_notebooks)
 
     arguments = parser.parse_args(argv)
     try:
