@@ -207,6 +207,7 @@ def record(
     device: str | None = None,
     root: str | None = None,
     progress: bool = True,
+    experiment: Experiment | None = None,
 ) -> dict:
     """Train a run in full and write its record; an interrupted one goes on from its checkpoint.
 
@@ -217,8 +218,10 @@ def record(
         device: default: CUDA, MPS or the CPU, whichever there is.
         root: of the data.
         progress: show one progress bar.
+        experiment: what to train instead of the experiment of that name.
     """
-    experiment_name, experiment, seed = experiment_of(name)
+    experiment_name, known, seed = experiment_of(name)
+    experiment = experiment or known
     source = _source()  # before the run: what is edited while it computes did not take part
     dataset = data.fashion_mnist(root)
     images, labels, valid = dataset.train_images, dataset.train_labels, None
@@ -267,6 +270,36 @@ def record(
     save(result, folder)
     checkpoint.unlink(missing_ok=True)
     return result
+
+
+def obtain(experiment: str, folder: str | Path = "my-runs") -> Path:
+    """Make sure that an experiment has records, as :func:`mode` says, and return their folder.
+
+    ``recorded`` trains nothing and returns the book's records. ``quick`` trains one seed for two
+    epochs on 2,000 images, to see it happen; its numbers are not the book's. ``full`` trains every
+    seed as the book did, and goes on where it was interrupted.
+
+    Args:
+        experiment: a name in ``EXPERIMENTS``.
+        folder: where ``quick`` and ``full`` keep their records and checkpoints.
+
+    Raises:
+        KeyError: if there is no such experiment.
+    """
+    known = experiment_of(f"{experiment}-seed0")[1]
+    chosen = mode()
+    if chosen == "recorded":
+        return RECORDS
+    seeds = known.seeds
+    if chosen == "quick":
+        recipe = dataclasses.replace(known.recipe, num_epochs=min(2, known.recipe.num_epochs))
+        known, seeds = dataclasses.replace(known, recipe=recipe, num_images=2_000), 1
+    folder = Path(folder) / chosen
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (f"{experiment}-seed{seed}" for seed in range(seeds)):
+        if name not in names(folder):
+            record(name, folder, checkpoints=folder, experiment=known)
+    return folder
 
 
 def save(result: dict, folder: Path | None = None) -> Path:
