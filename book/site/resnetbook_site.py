@@ -1,0 +1,540 @@
+"""The book's own Sphinx extension: callouts, the runs appendix, and pages that need no other host.
+
+What it adds:
+
+- *Callouts.* Notebooks are read in Colab and on GitHub too, where MyST directives show as raw text. So
+  they hold plain quotes with a bold lead, ``> **Exercise 4.1** (10 min). ...``, which look good anywhere;
+  here they become admonitions.
+- *Runs.* The directive ``{runs}`` writes the runs appendix from the records, and the role
+  ``{accuracy}`` writes a measured accuracy, so that no page has one typed by hand.
+- *Addresses.* ``@REPOSITORY@`` and ``@COLAB@`` in the appendices stand for the addresses that follow
+  from ``repository`` in ``_config.yml``.
+- *Clean pages.* MathJax is served from the site itself, without the parts that the book does not use;
+  a script of 1.5 MB that the theme loads for nothing is removed; what the theme leaves unlabelled for
+  screen readers is labelled.
+"""
+
+import importlib.util
+import json
+import re
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.transforms import SphinxTransform
+from sphinx.util import logging
+from sphinx.util.docutils import SphinxDirective, SphinxRole
+
+logger = logging.getLogger(__name__)
+
+# ---------------------------------------------------------------------------------------------------
+# Callouts
+
+# The bold lead of a quote, and the classes of the admonition that it becomes. The first class is the
+# book's own (resnetbook.css), the second one of the theme's, for its colour and icon.
+CALLOUTS = {
+    "exercise": ["exercise", "seealso"],
+    "key idea": ["key-idea", "tip"],
+    "warning": ["caution-note", "warning"],
+    "predict": ["predict", "hint"],
+    "try it": ["try-it", "seealso"],
+    "note": ["remark", "note"],
+}
+_LEAD = re.compile(rf"({'|'.join(CALLOUTS)})(\s+\d+(\.\d+)*[a-z]?)?\s*[.:!]?", re.IGNORECASE)
+# What may follow the lead and still belongs to the title: "(10 min)". Then a full stop or a colon.
+_ASIDE = re.compile(r"\s*(\([^()]*\))?\s*[.:]?\s*", re.DOTALL)
+
+
+class Callouts(SphinxTransform):
+    """Turn quotes with a known bold lead into admonitions."""
+
+    default_priority = 400
+
+    def apply(self, **kwargs: Any) -> None:
+        """Replace every such quote in the document."""
+        for quote in list(self.document.findall(nodes.block_quote)):
+            admonition = _admonition(quote)
+            if admonition is not None:
+                quote.replace_self(admonition)
+
+
+def _admonition(quote: nodes.block_quote) -> nodes.admonition | None:
+    """The admonition that a quote stands for, or ``None`` if it is an ordinary quote."""
+    first = quote.children[0] if quote.children else None
+    if not isinstance(first, nodes.paragraph):
+        return None
+    # MyST puts an empty text in front of a paragraph that begins in bold.
+    inlines = [child.deepcopy() for child in first.children if child.astext() or child.children]
+    lead = inlines[0] if inlines else None
+    found = _LEAD.fullmatch(lead.astext().strip()) if isinstance(lead, nodes.strong) else None
+    if found is None:
+        return None
+    title = lead.astext().strip().rstrip(".:!")
+    rest = nodes.paragraph("", "", *inlines[1:])
+    if rest.children and isinstance(rest.children[0], nodes.Text):
+        text = rest.children[0].astext()
+        aside = _ASIDE.match(text)
+        if aside.group(1):
+            title += f" {aside.group(1)}"
+        remaining = text[aside.end() :]
+        rest.pop(0)
+        if remaining:
+            rest.insert(0, nodes.Text(remaining))
+    classes = CALLOUTS[found.group(1).lower()]
+    admonition = nodes.admonition("", nodes.title(title, title), classes=[*classes])
+    admonition.source, admonition.line = quote.source, quote.line
+    if rest.children:
+        admonition += rest
+    admonition += [child.deepcopy() for child in quote.children[1:]]
+    return admonition
+
+
+# ---------------------------------------------------------------------------------------------------
+# Records
+
+
+def read_records(folder: Path) -> dict[str, list[dict]]:
+    """All records of training runs, by experiment, in order of the seed.
+
+    What is not the record of a training run (it has no ``history``), such as a benchmark, is left out.
+
+    Raises:
+        ValueError: if a file is not JSON; the message names it.
+    """
+    found: dict[str, list[dict]] = {}
+    for path in sorted(folder.glob("*.json")):
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path.name} is not a record: {error}") from error
+        if isinstance(record, dict) and record.get("history") and "test_accuracy" in record:
+            experiment = record.get("experiment") or path.stem.rpartition("-seed")[0] or path.stem
+            record.setdefault("name", path.stem)
+            found.setdefault(experiment, []).append(record)
+    for records in found.values():
+        records.sort(key=lambda record: record.get("seed", 0))
+    return found
+
+
+def accuracy_text(records: list[dict], digits: int = 4) -> str:
+    """Mean ± sample standard deviation of the test accuracy, or the one value there is."""
+    from resnetbook.runs import mean_std  # imports torch: only when a page asks for it
+
+    values = [record["test_accuracy"] for record in records]
+    mean, deviation = mean_std(values)
+    if len(values) == 1:
+        return f"{mean:.{digits}f}"
+    return f"{mean:.{digits}f} ± {deviation:.{digits}f}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def _number(value: float | int | None) -> str:
+    return "not recorded" if value is None else f"{value:,}"
+
+
+def model_in_words(model: dict) -> str:
+    """A record's ``model`` entry as a phrase; what the phrase does not cover is listed behind it."""
+    rest = dict(model)
+    family = rest.pop("family", "unknown family")
+    rest.pop("num_classes", None)
+    rest.pop("in_channels", None)
+    if family == "d2l-resnet18":
+        words = ["ResNet-18 as d2l.ai builds it"]
+    elif family == "resnet":
+        words = [f"ResNet-{rest.pop('depth', '?')}"]
+        stem = rest.pop("stem", "imagenet")
+        words.append("stem 7×7 of stride 2 and max-pool" if stem == "imagenet" else "stem 3×3 of stride 1")
+    elif family == "cifar":
+        kind = "residual" if rest.pop("residual", True) else "plain"
+        words = [f"{kind} network of {rest.pop('depth', '?')} layers for small images"]
+        shortcut = rest.pop("shortcut", "A")
+        if kind == "residual":
+            words.append(f"shortcut option {shortcut}")
+        words.append(f"stem of stride {rest.pop('stem_stride', 1)}")
+    else:
+        words = [family]
+    words += [f"{key.replace('_', ' ')} {value}" for key, value in rest.items()]
+    return ", ".join(words)
+
+
+def recipe_in_words(recipe: dict) -> str:
+    """A record's ``recipe`` entry as a sentence; a field that is new to this function is listed as it is."""
+    rest = dict(recipe)
+
+    def take(key: str, default: Any = None) -> Any:
+        return rest.pop(key, default)
+
+    momentum, nesterov, decay = take("momentum", 0), take("nesterov"), take("weight_decay", 0)
+    schedule = {"constant": "constant", "cosine": "falling to 0 along a cosine", "onecycle": "one cycle"}
+    named = take("schedule", "constant")
+    words = [
+        f"{_count(take('num_epochs', 0), 'epoch')} of SGD, batches of {take('batch_size', '?')}",
+        f"learning rate {take('lr', '?')} ({schedule.get(named, named)})",
+    ]
+    if warmup := take("warmup_steps", 0):
+        words.append(f"warm-up over {_count(warmup, 'step')}")
+    if momentum:
+        words.append(f"{'Nesterov ' if nesterov else ''}momentum {momentum}")
+    else:
+        words.append("no momentum")
+    words.append(f"weight decay {decay}" if decay else "no weight decay")
+    if smoothing := take("label_smoothing", 0):
+        words.append(f"label smoothing {smoothing}")
+    if take("initialization", "model") == "xavier":
+        words.append("Xavier initialization")
+    words.append("normalized pixels" if take("normalize", True) else "pixels from 0 to 1, not normalized")
+    side = take("resize")
+    words.append(f"images resized to {side}×{side}" if side else "images at 28×28")
+    augmentation = []
+    if take("flip"):
+        augmentation.append("mirrored")
+    if shift := take("shift", 0):
+        augmentation.append(f"shifted by up to {_count(shift, 'pixel')}")
+    if erase := take("erase", 0):
+        augmentation.append(f"a rectangle hidden with probability {erase}")
+    words.append(f"training images {' and '.join(augmentation)}" if augmentation else "no augmentation")
+    words.append(take("autocast") or "float32")
+    if take("channels_last"):
+        words.append("channels-last memory")
+    words += [f"{key.replace('_', ' ')} {value}" for key, value in rest.items()]
+    return ", ".join(words) + "."
+
+
+def _same_or_by_seed(records: list[dict], text_of: Any) -> str:
+    """One text if all records agree, else each text with its seeds."""
+    seeds: dict[str, list[str]] = {}
+    for record in records:
+        seeds.setdefault(text_of(record), []).append(str(record.get("seed", "?")))
+    if len(seeds) == 1:
+        return next(iter(seeds))
+    return "; ".join(
+        f"{text} (seed{'s' if len(of) > 1 else ''} {', '.join(of)})" for text, of in seeds.items()
+    )
+
+
+def _hardware(record: dict) -> str:
+    hardware = record.get("hardware") or {}
+    device = hardware.get("device", "not recorded")
+    threads = hardware.get("threads")
+    return f"{device}, {_count(threads, 'CPU thread')}" if threads else device
+
+
+def _versions(record: dict) -> str:
+    versions = record.get("versions") or {}
+    return ", ".join(f"{name} {version}" for name, version in versions.items()) or "not recorded"
+
+
+def _images(record: dict) -> str:
+    text = f"{_number(record.get('num_images'))} to train on"
+    held_out = record.get("held_out")
+    return f"{text}, {held_out:,} held out" if held_out else f"{text}, none held out"
+
+
+def _minutes(record: dict) -> float:
+    return sum(epoch.get("seconds", 0.0) for epoch in record["history"]) / 60
+
+
+def facts(records: list[dict]) -> list[tuple[str, str]]:
+    """What the records of one experiment have in common, as pairs of a label and a text."""
+    first = records[0]
+    side = (first.get("recipe") or {}).get("resize") or 28
+    return [
+        ("Network", _same_or_by_seed(records, lambda r: model_in_words(r.get("model") or {}))),
+        ("Recipe", _same_or_by_seed(records, lambda r: recipe_in_words(r.get("recipe") or {}))),
+        ("Images", _same_or_by_seed(records, _images)),
+        ("Parameters", _same_or_by_seed(records, lambda r: _number(r.get("parameters")))),
+        (
+            f"MACs for one image at {side}×{side}",
+            _same_or_by_seed(records, lambda r: _number(r.get("macs"))),
+        ),
+        ("Hardware", _same_or_by_seed(records, _hardware)),
+        ("Versions", _same_or_by_seed(records, _versions)),
+    ]
+
+
+_SEED_HEADER = (
+    "Seed",
+    "Test accuracy",
+    "Training loss, last epoch",
+    "Held-out accuracy",
+    "Minutes",
+    "Date",
+    "Commit",
+    "Code unchanged",
+)
+
+
+def seed_row(record: dict) -> tuple[str, ...]:
+    """One record as a row under ``_SEED_HEADER``."""
+    last = record["history"][-1]
+    valid = last.get("valid_accuracy")
+    loss = last.get("train_loss")
+    clean = record.get("clean_tree")
+    return (
+        str(record.get("seed", "?")),
+        f"{record['test_accuracy']:.4f}",
+        "not recorded" if loss is None else f"{loss:.4f}",
+        "none held out" if valid is None else f"{valid:.4f}",
+        f"{_minutes(record):.1f}",
+        record.get("date", "not recorded"),
+        (record.get("commit") or "not recorded")[:12],
+        "not recorded" if clean is None else "yes" if clean else "no",
+    )
+
+
+def seeds_in_words(records: list[dict], planned: int | None) -> str:
+    """How many seeds there are, and of how many that are planned."""
+    if planned is None or len(records) >= planned:
+        return _count(len(records), "seed")
+    return f"{len(records)} of {planned} planned seeds; the others are not recorded yet"
+
+
+def _table(header: Iterable[str], rows: Iterable[Iterable[str]], css_class: str = "runs") -> nodes.table:
+    """A table of texts, whose first column holds the rows' headings."""
+    header = list(header)
+    group = nodes.tgroup("", cols=len(header))
+    for number in range(len(header)):
+        column = nodes.colspec("", colwidth=1)
+        if number == 0:
+            column["stub"] = 1
+        group += column
+
+    def row(texts: Iterable[str]) -> nodes.row:
+        return nodes.row("", *(nodes.entry("", nodes.paragraph("", text)) for text in texts))
+
+    if any(header):
+        group += nodes.thead("", row(header))
+    group += nodes.tbody("", *(row(texts) for texts in rows))
+    return nodes.table("", group, classes=[css_class])
+
+
+def _known_experiments(app: Sphinx) -> dict[str, tuple[int, str]]:
+    """Planned seeds and one sentence about each experiment that the package defines."""
+    if app.config.resnetbook_experiments is not None:
+        return {name: tuple(value) for name, value in app.config.resnetbook_experiments.items()}
+    from resnetbook.runs import EXPERIMENTS  # imports torch: only when a page asks for it
+
+    return {name: (experiment.seeds, experiment.about) for name, experiment in EXPERIMENTS.items()}
+
+
+def _records_folder(app: Sphinx) -> Path:
+    return Path(app.confdir, app.config.resnetbook_records).resolve()
+
+
+class Runs(SphinxDirective):
+    """``{runs}``: an overview of all recorded experiments, then a section for each."""
+
+    def run(self) -> list[nodes.Node]:
+        """Build the nodes from the records as they are now."""
+        folder = _records_folder(self.env.app)
+        # A folder never counts as an unchanged file, so the page is always written anew.
+        self.env.note_dependency(str(folder))
+        found = read_records(folder)
+        known = _known_experiments(self.env.app)
+        missing = [name for name in known if name not in found]
+        # In the order in which the package defines the experiments; then any that it does not know.
+        order = [name for name in known if name in found]
+        order += [name for name in found if name not in known]
+        result: list[nodes.Node] = []
+        if not found:
+            result.append(nodes.paragraph("", "No run is recorded yet."))
+        else:
+            result.append(self._overview(found, known, order))
+        if missing:
+            result.append(self._missing(missing))
+        result += [self._section(name, found[name], known.get(name)) for name in order]
+        return result
+
+    def _overview(self, found: dict, known: dict, order: list[str]) -> nodes.Node:
+        rows = []
+        for name in order:
+            records = found[name]
+            planned = known.get(name, (None, ""))[0]
+            minutes = sum(map(_minutes, records)) / len(records)
+            seeds = str(len(records)) if planned in (None, len(records)) else f"{len(records)} of {planned}"
+            rows.append((name, seeds, accuracy_text(records), f"{minutes:.1f}"))
+        header = ("Experiment", "Seeds", "Test accuracy, mean ± standard deviation", "Minutes per seed")
+        return _table(header, rows)
+
+    def _missing(self, names: list[str]) -> nodes.Node:
+        paragraph = nodes.paragraph("", "Planned and not recorded yet: ")
+        for number, name in enumerate(names):
+            paragraph += nodes.Text(", " if number else "")
+            paragraph += nodes.literal("", name)
+        paragraph += nodes.Text(".")
+        return paragraph
+
+    def _section(self, name: str, records: list[dict], known: tuple[int, str] | None) -> nodes.section:
+        planned, about = known or (None, "")
+        section = nodes.section("", nodes.title("", name), ids=[f"run-{nodes.make_id(name)}"])
+        self.state.document.note_explicit_target(section)
+        if about:
+            section += nodes.paragraph("", about)
+        result = nodes.paragraph("", "Test accuracy: ")
+        result += nodes.strong("", accuracy_text(records))
+        spread = ", mean ± standard deviation of " if len(records) > 1 else ", "
+        result += nodes.Text(f"{spread}{seeds_in_words(records, planned)}.")
+        if len(records) == 1:
+            result += nodes.Text(" One seed says nothing about the spread.")
+        section += result
+        section += _table(("", ""), facts(records))
+        section += _table(_SEED_HEADER, map(seed_row, records), "runs-seeds")
+        if not all(record.get("clean_tree", True) for record in records):
+            section += nodes.paragraph(
+                "",
+                "“Code unchanged: no” means that the package had uncommitted changes when the run began.",
+            )
+        section += nodes.paragraph("", "To train it again:")
+        commands = [
+            record.get("command") or f"python -m resnetbook train {record['name']}" for record in records
+        ]
+        section += nodes.literal_block("\n".join(commands), "\n".join(commands), language="bash")
+        return section
+
+
+class Accuracy(SphinxRole):
+    """``{accuracy}`` with an experiment's name: its recorded test accuracy, with the seeds.
+
+    A name without a record is a warning, so that a strict build fails.
+    """
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        """Write the number as text."""
+        folder = _records_folder(self.env.app)
+        self.env.note_dependency(str(folder))
+        records = read_records(folder).get(self.text)
+        if not records:
+            logger.warning("no record of experiment %r", self.text, location=self.get_location())
+            return [nodes.Text("(not recorded)")], []
+        text = accuracy_text(records, digits=3)
+        seeds = "one seed" if len(records) == 1 else f"{len(records)} seeds"
+        return [nodes.Text(f"{text} ({seeds})")], []
+
+
+# ---------------------------------------------------------------------------------------------------
+# Addresses
+
+
+def _addresses(app: Sphinx) -> dict[str, str]:
+    options = app.config.html_theme_options
+    repository, branch = options.get("repository_url", ""), options.get("repository_branch", "main")
+    path = repository.removeprefix("https://github.com/")
+    return {
+        "@REPOSITORY@": repository,
+        "@FILES@": f"{repository}/blob/{branch}",
+        "@COLAB@": f"https://colab.research.google.com/github/{path}/blob/{branch}/book",
+    }
+
+
+def fill_addresses(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Write the repository's address where a page has a placeholder for it (``source-read``)."""
+    if app.env.doc2path(docname).endswith(".md"):
+        for placeholder, address in _addresses(app).items():
+            source[0] = source[0].replace(placeholder, address)
+
+
+# ---------------------------------------------------------------------------------------------------
+# Clean pages
+
+# What tex-chtml.js fetches from its own folder: the fonts, and TeX extensions such as \\cancel on demand.
+# The rest of the package (other inputs, SVG output, speech in many languages) is 20 MB that no page uses.
+_MATHJAX_PARTS = ("tex-chtml.js", "output/chtml/fonts/woff-v2", "input/tex/extensions")
+
+_INDEX = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8" />
+<title>{title}</title>
+<meta http-equiv="refresh" content="0; url={page}" />
+</head>
+<body><main><h1>{title}</h1><p><a href="{page}">Open the book</a></p></main></body>
+</html>
+"""
+
+# Pairs of a pattern and what stands in its place. Each is harmless on a page that was cleaned before,
+# because an incremental build leaves most pages as they are.
+_CLEANING = [
+    # 1.5 MB of icons as a script; the theme's style sheet draws the same icons from a font.
+    (
+        re.compile(
+            r"(\s*<!-- So that users can add custom icons -->)?\s*<script[^>]*fontawesome\.js[^>]*></script>"
+        ),
+        "",
+    ),
+    # A label that hides the text on the thing itself: who says "click Show code" is not understood.
+    (re.compile(r'<summary aria-label="Toggle hidden content">'), "<summary>"),
+    (re.compile(r'(<button class="btn search-button-field[^>]*?) aria-label="Search"'), r"\1"),
+    # The sidebar is outside of every landmark, by which users of screen readers move.
+    (
+        re.compile(r'<div id="pst-primary-sidebar" class'),
+        '<div id="pst-primary-sidebar" role="complementary" aria-label="The book" class',
+    ),
+]
+
+
+def clean_page(html: str) -> str:
+    """A page of the theme without what no reader needs, and with what a screen reader needs."""
+    for pattern, replacement in _CLEANING:
+        html = pattern.sub(replacement, html)
+    return html
+
+
+def copy_mathjax(static: Path) -> None:
+    """Copy the parts of MathJax that the pages use into the site's folder of static files.
+
+    Raises:
+        ModuleNotFoundError: if the package sphinx-mathjax-offline is not installed.
+    """
+    # The package's name has hyphens, so it cannot be imported by a statement.
+    found = importlib.util.find_spec("sphinx-mathjax-offline")
+    if found is None or found.origin is None:
+        raise ModuleNotFoundError("sphinx-mathjax-offline is missing: pip install -r requirements.txt")
+    source = Path(found.origin).parent / "static" / "mathjax"
+    for part in _MATHJAX_PARTS:
+        target = static / "mathjax" / part
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if (source / part).is_dir():
+            shutil.copytree(source / part, target, dirs_exist_ok=True)
+        else:
+            shutil.copyfile(source / part, target)
+
+
+def finish_site(app: Sphinx, exception: Exception | None) -> None:
+    """Clean every page once all are written (``build-finished``)."""
+    if exception is not None or app.builder.format != "html":
+        return
+    site = Path(app.outdir)
+    copy_mathjax(site / "_static")
+    for script in (site / "_static" / "scripts").glob("fontawesome.js*"):
+        script.unlink()
+    for page in site.rglob("*.html"):
+        if "_static" in page.relative_to(site).parts:
+            continue  # the theme's templates, which are no pages
+        html = page.read_text(encoding="utf-8")
+        cleaned = clean_page(html)
+        if cleaned != html:
+            page.write_text(cleaned, encoding="utf-8")
+    index = site / "index.html"
+    root = f"{app.config.root_doc}.html"
+    if root != "index.html":
+        # What stands there is a bare redirection, without a language or a title.
+        index.write_text(_INDEX.format(title=app.config.html_title, page=root), encoding="utf-8")
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Register everything with Sphinx."""
+    app.add_config_value("resnetbook_records", "code/resnetbook/records", "env")
+    app.add_config_value("resnetbook_experiments", None, "env")
+    app.add_transform(Callouts)
+    app.add_directive("runs", Runs)
+    app.add_role("accuracy", Accuracy())
+    app.connect("source-read", fill_addresses)
+    # Late, because other extensions write files when the build has finished.
+    app.connect("build-finished", finish_site, priority=900)
+    return {"version": "1.0", "parallel_read_safe": True, "parallel_write_safe": True}
