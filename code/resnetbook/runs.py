@@ -38,6 +38,7 @@ class Experiment:
         seeds: how many, counted from 0.
         held_out: training images kept aside for validation; 0 keeps none aside.
         num_images: train on the first so many of the rest; ``None`` trains on all of it.
+        num_test: test images read at the end; ``None`` reads all of them.
         fixed_slice: training images evaluated after every epoch in evaluation mode.
         keep_logits: store the test logits beside the record.
         about: one sentence for the runs appendix.
@@ -48,6 +49,7 @@ class Experiment:
     seeds: int = 3
     held_out: int = 10_000
     num_images: int | None = None
+    num_test: int | None = None
     fixed_slice: int = 0
     keep_logits: bool = False
     about: str = field(default="", kw_only=True)
@@ -172,7 +174,7 @@ def load_seeds(experiment: str, folder: Path | None = None) -> list[dict]:
 
 
 def load_logits(name: str, folder: Path | None = None) -> np.ndarray:
-    """Test logits of a record, float16 ``(10000, num_classes)``.
+    """Test logits of a record, float16 ``(num_test, num_classes)``; the book's have all 10,000.
 
     Raises:
         KeyError: if the record has none.
@@ -243,7 +245,9 @@ def record(
         checkpoint=checkpoint,
         progress=progress,
     )
-    test = evaluate(model, dataset.test_images, dataset.test_labels, experiment.recipe, device)
+    test_images = dataset.test_images[: experiment.num_test]
+    test_labels = dataset.test_labels[: experiment.num_test]
+    test = evaluate(model, test_images, test_labels, experiment.recipe, device)
     side = experiment.recipe.resize or 28
     result = {
         "name": name,
@@ -276,8 +280,8 @@ def obtain(experiment: str, folder: str | Path = "my-runs") -> Path:
     """Make sure that an experiment has records, as :func:`mode` says, and return their folder.
 
     ``recorded`` trains nothing and returns the book's records. ``quick`` trains one seed for two
-    epochs on 2,000 images, to see it happen; its numbers are not the book's. ``full`` trains every
-    seed as the book did, and goes on where it was interrupted.
+    epochs on 1,000 images and tests it on 1,000, to see it happen; its numbers are not the book's.
+    ``full`` trains every seed as the book did, and goes on where it was interrupted.
 
     Args:
         experiment: a name in ``EXPERIMENTS``.
@@ -293,7 +297,10 @@ def obtain(experiment: str, folder: str | Path = "my-runs") -> Path:
     seeds = known.seeds
     if chosen == "quick":
         recipe = dataclasses.replace(known.recipe, num_epochs=min(2, known.recipe.num_epochs))
-        known, seeds = dataclasses.replace(known, recipe=recipe, num_images=2_000), 1
+        known = dataclasses.replace(
+            known, recipe=recipe, num_images=1_000, num_test=1_000, held_out=min(1_000, known.held_out)
+        )
+        seeds = 1
     folder = Path(folder) / chosen
     folder.mkdir(parents=True, exist_ok=True)
     for name in (f"{experiment}-seed{seed}" for seed in range(seeds)):

@@ -1,0 +1,145 @@
+"""The committed notebooks: run as a reader runs them, and held to the rules for notebooks."""
+
+import re
+
+import nbformat
+import pytest
+from resnetbook import notebooks, runs
+
+PATHS = notebooks.paths()
+EVERY = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+
+FIRST_CELL = """\
+# In Colab this installs the book's helpers, and changes no package that Colab ships.
+import importlib.util
+
+if importlib.util.find_spec("resnetbook") is None:
+    %pip install --quiet "git+https://github.com/resnetbook/resnetbook#subdirectory=code\""""
+
+
+def read(path):
+    return nbformat.read(path, as_version=4)
+
+
+def code_cells(path):
+    return [cell for cell in read(path).cells if cell.cell_type == "code"]
+
+
+def prose(path):
+    return "\n\n".join(cell.source for cell in read(path).cells if cell.cell_type == "markdown")
+
+
+@EVERY
+def test_running_it_again_gives_the_committed_outputs(path, monkeypatch):
+    # A reader who is offline: every connection through a proxy fails at once.
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    assert notebooks.check(path) == ""
+
+
+@EVERY
+def test_outputs_are_those_of_one_run_from_top_to_bottom(path):
+    counts = [cell.execution_count for cell in code_cells(path)]
+    assert counts == list(range(1, len(counts) + 1))
+    for cell in code_cells(path):
+        for output in cell.outputs:
+            assert output.output_type != "error"
+            assert output.get("name") != "stderr"
+
+
+@EVERY
+def test_the_first_cell_is_the_common_one(path):
+    assert code_cells(path)[0].source == FIRST_CELL
+
+
+@EVERY
+def test_every_figure_has_alt_text_that_says_what_it_shows(path):
+    figures = 0
+    for cell in code_cells(path):
+        if any("image" in kind for output in cell.outputs for kind in output.get("data", {})):
+            figures += 1
+            alt = cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "")
+            assert len(alt.split()) >= 8, f"{cell.id}: {alt!r}"
+    assert figures >= 3
+
+
+@EVERY
+def test_markdown_is_portable(path):
+    # Inside fences anything goes; outside, MyST's roles and directives would show up raw.
+    text = re.sub(r"```.*?```|`[^`\n]*`", "", prose(path), flags=re.S)
+    assert not re.search(r"\{[a-z][\w:-]*\}\s*`|^\s*:::|^\(\w+\)=", text, re.M)
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
+        assert target.startswith("https://") or (path.parent / target).is_file(), target
+
+
+@EVERY
+def test_exercises_have_minutes_a_check_and_a_folded_solution(path):
+    text = prose(path)
+    chapter = str(int(path.name[:2]))
+    exercises = re.findall(r"> \*\*Exercise (\d+)\.(\d+)\*\* \((\d+) min", text)
+    assert len(exercises) >= 4
+    assert [(c, int(n)) for c, n, _ in exercises] == [(chapter, i + 1) for i in range(len(exercises))]
+    assert text.count("<details><summary>Solution</summary>\n\n") == len(exercises)
+    used = {m for cell in code_cells(path) for m in re.findall(r"^checks\.(\w+)\(", cell.source, re.M)}
+    assert len(used) >= len(exercises)
+
+
+@EVERY
+def test_it_ends_with_a_quiz_and_a_summary(path):
+    text = prose(path)
+    assert 3 <= text.count("<details><summary>Answer</summary>\n\n") <= 5
+    assert "\n## Quiz" in text and "\n## Summary" in text
+
+
+def test_a_stale_output_is_noticed(tmp_path):
+    notebook = read(PATHS[0])
+    changed = read(PATHS[0])
+    cell = next(c for c in changed.cells if c.cell_type == "code" and any("text" in o for o in c.outputs))
+    output = next(o for o in cell.outputs if "text" in o)
+    cell.metadata.tags = []
+    output.text += "one line more\n"
+    assert "one line more" in notebooks.differences(notebook, changed)
+    assert notebooks.differences(notebook, notebook) == ""
+
+
+@pytest.mark.parametrize(
+    ("tags", "differs"), [((), True), ((notebooks.VARIES,), False)], ids=["plain", "varies"]
+)
+def test_only_numbers_of_tagged_cells_may_vary(tags, differs):
+    def notebook(text):
+        cell = nbformat.v4.new_code_cell("", metadata={"tags": list(tags)})
+        cell.outputs = [nbformat.v4.new_output("stream", text=text)]
+        return nbformat.v4.new_notebook(cells=[cell])
+
+    old = notebook("loss 1.25, 3,000 images/s\n")
+    assert bool(notebooks.differences(old, notebook("loss   0.8, 41 images/s\n"))) == differs
+    assert notebooks.differences(old, notebook("error 1.25, 3,000 images/s\n"))
+
+
+def test_warnings_on_standard_error_are_not_swallowed(tmp_path):
+    notebook = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell("import warnings; warnings.warn('old way')")]
+    )
+    path = tmp_path / "99_warns.ipynb"
+    nbformat.write(notebook, path)
+    with pytest.raises(ValueError, match="old way"):
+        notebooks.execute(path)
+
+
+def test_an_unknown_notebook_is_named():
+    with pytest.raises(ValueError, match="no notebook '77'.*04_blocks"):
+        notebooks.paths(["77"])
+
+
+def test_quick_mode_really_trains(tmp_path, monkeypatch):
+    monkeypatch.setenv("RESNETBOOK_RUNS", "quick")
+    folder = runs.obtain("source-recipe-28", tmp_path)
+    (record,) = runs.load_seeds("source-recipe-28", folder)
+    losses = [entry["train_loss"] for entry in record["history"]]
+    assert losses[-1] < losses[0]
+    assert record["num_images"] == 1_000
+    assert runs.load_logits(record["name"], folder).shape == (1_000, 10)
+    # Asked again, it reads what is there.
+    before = (folder / f"{record['name']}.json").read_bytes()
+    runs.obtain("source-recipe-28", tmp_path)
+    assert (folder / f"{record['name']}.json").read_bytes() == before
