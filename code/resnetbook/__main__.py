@@ -1,6 +1,8 @@
 """The command line: ``python -m resnetbook data | train | notebooks | bench``."""
 
 import argparse
+import json
+import pathlib
 import sys
 
 import torch
@@ -51,6 +53,20 @@ def _notebooks(arguments: argparse.Namespace) -> None:
         raise ValueError(f"not fresh: {', '.join(stale)}; run python -m resnetbook notebooks")
 
 
+def _bench(arguments: argparse.Namespace) -> None:
+    try:
+        from resnetbook import bench
+
+        result = bench.measure(
+            arguments.side, arguments.batch_size, arguments.batches, arguments.rounds, arguments.device
+        )
+    except ImportError as error:
+        raise ValueError(f"{error.name} is missing: pip install -r requirements.txt") from error
+    print(bench.table(result))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; the exit status is 0, or 1 with a message on standard error."""
     parser = argparse.ArgumentParser(prog="python -m resnetbook", description=__doc__)
@@ -74,6 +90,15 @@ def main(argv: list[str] | None = None) -> int:
     command.add_argument("names", nargs="*", help="such as 04 or 04_blocks.ipynb (default: all)")
     command.add_argument("--check", action="store_true", help="only compare with the stored outputs")
     command.set_defaults(run=_notebooks)
+
+    command = commands.add_parser("bench", help="measure training speed, d2l's loop and ours in turn")
+    command.add_argument("--side", type=int, default=96, help="of the images in pixels (default: 96)")
+    command.add_argument("--batch-size", type=int, default=256, help="images per step (default: 256)")
+    command.add_argument("--batches", type=int, default=2, help="steps per turn (default: 2)")
+    command.add_argument("--rounds", type=int, default=5, help="turns of each (default: 5)")
+    command.add_argument("--device", help="cpu, cuda or mps (default: the best there is)")
+    command.add_argument("--json", type=pathlib.Path, help="also write the result to this file")
+    command.set_defaults(run=_bench)
 
     arguments = parser.parse_args(argv)
     try:

@@ -262,8 +262,8 @@ def record(
         "test_loss": test.loss,
         "parameters": probes.count_parameters(model),
         "macs": probes.count_macs(model, (1, side, side)),
-        "hardware": _hardware(torch.device(device) if device else default_device()),
-        "versions": _versions(),
+        "hardware": hardware(torch.device(device) if device else default_device()),
+        "versions": versions(),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         **source,
         "command": f"python -m resnetbook train {name}",
@@ -333,7 +333,8 @@ def _source() -> dict:
         return {"commit": None, "clean_tree": False}
 
 
-def _hardware(device: torch.device) -> dict:
+def hardware(device: torch.device) -> dict:
+    """The name of the device that computes, and the number of CPU threads."""
     if device.type == "cuda":
         return {"device": torch.cuda.get_device_name(device), "threads": torch.get_num_threads()}
     name = platform.processor() or platform.machine()
@@ -345,7 +346,8 @@ def _hardware(device: torch.device) -> dict:
     return {"device": name, "threads": torch.get_num_threads()}
 
 
-def _versions() -> dict:
+def versions() -> dict:
+    """The versions that a result may depend on."""
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
