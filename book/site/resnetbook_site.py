@@ -5,10 +5,11 @@ What it adds:
 - *Callouts.* Notebooks are read in Colab and on GitHub too, where MyST directives show as raw text. So
   they hold plain quotes with a bold lead, ``> **Exercise 4.1** (10 min). ...``, which look good anywhere;
   here they become admonitions.
+- *Exercises.* The directive ``{exercises}`` lists the exercises of all chapters.
 - *Runs.* The directive ``{runs}`` writes the runs appendix from the records, and the role
   ``{accuracy}`` writes a measured accuracy, so that no page has one typed by hand.
-- *Addresses.* ``@REPOSITORY@`` and ``@COLAB@`` in the appendices stand for the addresses that follow
-  from ``repository`` in ``_config.yml``.
+- *Addresses.* ``@REPOSITORY@``, ``@TREE@`` and ``@COLAB@`` in the pages stand for the addresses that
+  follow from ``repository`` in ``_config.yml``.
 - *Clean pages.* MathJax is served from the site itself, without the parts that the book does not use;
   a script of 1.5 MB that the theme loads for nothing is removed; what the theme leaves unlabelled for
   screen readers is labelled.
@@ -85,11 +86,56 @@ def _admonition(quote: nodes.block_quote) -> nodes.admonition | None:
             rest.insert(0, nodes.Text(remaining))
     classes = CALLOUTS[found.group(1).lower()]
     admonition = nodes.admonition("", nodes.title(title, title), classes=[*classes])
+    if found.group(2):
+        # Other pages can link to an exercise by its number.
+        admonition["ids"].append(_anchor(found.group(1), found.group(2)))
     admonition.source, admonition.line = quote.source, quote.line
     if rest.children:
         admonition += rest
     admonition += [child.deepcopy() for child in quote.children[1:]]
     return admonition
+
+
+def _anchor(kind: str, number: str) -> str:
+    return nodes.make_id(f"{kind} {number.strip().replace('.', '-')}")
+
+
+_EXERCISE = re.compile(
+    r"^> \*\*Exercise (?P<number>[\d.]+)\*\* \((?P<minutes>\d+) min(, (?P<level>[^)]+))?\)\.\s+"
+    # The first sentence: to the first full stop that ends a line or stands before a space.
+    r"(?P<task>.+?[.:?])(?=\s|$)",
+    re.MULTILINE,
+)
+
+
+def read_exercises(notebook: Path) -> list[dict[str, str]]:
+    """The exercises of a notebook: ``number``, ``minutes``, ``level`` and ``task``, its first sentence."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    text = "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    return [found.groupdict(default="") for found in _EXERCISE.finditer(text)]
+
+
+class Exercises(SphinxDirective):
+    """``{exercises}``: a table of all exercises of the chapters, each with a link."""
+
+    def run(self) -> list[nodes.Node]:
+        """Read the chapters' notebooks as they are now."""
+        rows = []
+        builder = self.env.app.builder
+        for docname in sorted(self.env.found_docs):
+            path = Path(self.env.doc2path(docname))
+            if path.suffix != ".ipynb":
+                continue
+            self.env.note_dependency(str(path))
+            for exercise in read_exercises(path):
+                page = builder.get_relative_uri(self.env.docname, docname)
+                target = f"{page}#{_anchor('exercise', exercise['number'])}"
+                link = nodes.reference("", exercise["number"], refuri=target, internal=True)
+                task, _ = self.state.inline_text(exercise["task"], self.lineno)
+                rows.append(([link], exercise["minutes"], exercise["level"], task))
+        if not rows:
+            return [nodes.paragraph("", "There are no exercises yet.")]
+        return [_table(("Exercise", "Minutes", "Level", "Task"), rows)]
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -295,8 +341,11 @@ def seeds_in_words(records: list[dict], planned: int | None) -> str:
     return f"{len(records)} of {planned} planned seeds; the others are not recorded yet"
 
 
-def _table(header: Iterable[str], rows: Iterable[Iterable[str]], css_class: str = "runs") -> nodes.table:
-    """A table of texts, whose first column holds the rows' headings."""
+Cell = str | list[nodes.Node]
+
+
+def _table(header: Iterable[str], rows: Iterable[Iterable[Cell]], css_class: str = "runs") -> nodes.table:
+    """A table of texts or of inline nodes, whose first column holds the rows' headings."""
     header = list(header)
     group = nodes.tgroup("", cols=len(header))
     for number in range(len(header)):
@@ -305,12 +354,16 @@ def _table(header: Iterable[str], rows: Iterable[Iterable[str]], css_class: str 
             column["stub"] = 1
         group += column
 
-    def row(texts: Iterable[str]) -> nodes.row:
-        return nodes.row("", *(nodes.entry("", nodes.paragraph("", text)) for text in texts))
+    def row(cells: Iterable[Cell]) -> nodes.row:
+        entries = []
+        for cell in cells:
+            inlines = [nodes.Text(cell)] if isinstance(cell, str) else cell
+            entries.append(nodes.entry("", nodes.paragraph("", "", *inlines)))
+        return nodes.row("", *entries)
 
     if any(header):
         group += nodes.thead("", row(header))
-    group += nodes.tbody("", *(row(texts) for texts in rows))
+    group += nodes.tbody("", *map(row, rows))
     return nodes.table("", group, classes=[css_class])
 
 
@@ -325,6 +378,10 @@ def _known_experiments(app: Sphinx) -> dict[str, tuple[int, str]]:
 
 def _records_folder(app: Sphinx) -> Path:
     return Path(app.confdir, app.config.resnetbook_records).resolve()
+
+
+def _section_id(experiment: str) -> str:
+    return f"run-{nodes.make_id(experiment)}"
 
 
 class Runs(SphinxDirective):
@@ -358,7 +415,8 @@ class Runs(SphinxDirective):
             planned = known.get(name, (None, ""))[0]
             minutes = sum(map(_minutes, records)) / len(records)
             seeds = str(len(records)) if planned in (None, len(records)) else f"{len(records)} of {planned}"
-            rows.append((name, seeds, accuracy_text(records), f"{minutes:.1f}"))
+            link = nodes.reference("", name, refid=_section_id(name))
+            rows.append(([link], seeds, accuracy_text(records), f"{minutes:.1f}"))
         header = ("Experiment", "Seeds", "Test accuracy, mean ± standard deviation", "Minutes per seed")
         return _table(header, rows)
 
@@ -372,7 +430,7 @@ class Runs(SphinxDirective):
 
     def _section(self, name: str, records: list[dict], known: tuple[int, str] | None) -> nodes.section:
         planned, about = known or (None, "")
-        section = nodes.section("", nodes.title("", name), ids=[f"run-{nodes.make_id(name)}"])
+        section = nodes.section("", nodes.title("", name), ids=[_section_id(name)])
         self.state.document.note_explicit_target(section)
         if about:
             section += nodes.paragraph("", about)
@@ -427,14 +485,14 @@ def _addresses(app: Sphinx) -> dict[str, str]:
     path = repository.removeprefix("https://github.com/")
     return {
         "@REPOSITORY@": repository,
-        "@FILES@": f"{repository}/blob/{branch}",
+        "@TREE@": f"{repository}/tree/{branch}",
         "@COLAB@": f"https://colab.research.google.com/github/{path}/blob/{branch}/book",
     }
 
 
 def fill_addresses(app: Sphinx, docname: str, source: list[str]) -> None:
     """Write the repository's address where a page has a placeholder for it (``source-read``)."""
-    if app.env.doc2path(docname).endswith(".md"):
+    if str(app.env.doc2path(docname)).endswith(".md"):
         for placeholder, address in _addresses(app).items():
             source[0] = source[0].replace(placeholder, address)
 
@@ -532,6 +590,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_config_value("resnetbook_records", "code/resnetbook/records", "env")
     app.add_config_value("resnetbook_experiments", None, "env")
     app.add_transform(Callouts)
+    app.add_directive("exercises", Exercises)
     app.add_directive("runs", Runs)
     app.add_role("accuracy", Accuracy())
     app.connect("source-read", fill_addresses)

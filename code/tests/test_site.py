@@ -1,0 +1,917 @@
+"""The site: a strict build, links and pictures, the book's Sphinx extension, and every page in a browser.
+
+The book is built once, into a temporary folder. The browser is Chromium, driven by Playwright, and may
+reach nothing but the built site. Where a program is missing the tests that need it are skipped and say
+so; with ``RESNETBOOK_STRICT=1`` they fail instead.
+"""
+
+import functools
+import gzip
+import http.server
+import importlib.util
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from urllib.parse import unquote, urljoin, urlsplit
+
+import pytest
+import torch
+import yaml
+from resnetbook import blocks, models, probes, runs
+
+ROOT = Path(__file__).resolve().parents[2]
+BOOK = ROOT / "book"
+STRICT = os.environ.get("RESNETBOOK_STRICT") == "1"
+BUILD_SECONDS = 60
+# Bytes that a first visit to a page transfers, text compressed as a web server does: measured 0.43 MB for
+# a page without math and 0.76 MB with it (MathJax and its fonts), figures not counted.
+WEIGHT_LIMIT = 850_000
+PHONE = 360
+
+
+def missing(reason: str) -> None:
+    """Skip the test, or fail it where nothing may be skipped."""
+    if STRICT:
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+# ---------------------------------------------------------------------------------------------------
+# The built site
+
+
+@dataclass
+class Site:
+    """The built site, and how its build went."""
+
+    folder: Path
+    output: str
+    status: int
+    seconds: float
+
+    @functools.cached_property
+    def pages(self) -> dict[str, str]:
+        """The text of every page by its path; the theme's own templates are no pages."""
+        return {
+            path.relative_to(self.folder).as_posix(): path.read_text(encoding="utf-8")
+            for path in sorted(self.folder.rglob("*.html"))
+            if "_static" not in path.relative_to(self.folder).parts
+        }
+
+    @functools.cached_property
+    def trees(self) -> dict:
+        """Every page, parsed."""
+        from bs4 import BeautifulSoup
+
+        return {name: BeautifulSoup(text, "html.parser") for name, text in self.pages.items()}
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    beside = Path(sys.executable).with_name("jupyter-book")
+    program = str(beside) if beside.exists() else shutil.which("jupyter-book")
+    if program is None:
+        missing("jupyter-book is not installed: pip install -r requirements.txt")
+    target = tmp_path_factory.mktemp("site")
+    command = [program, "build", str(ROOT), "-W", "-n", "--keep-going", "--path-output", str(target)]
+    start = time.perf_counter()
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", cwd=ROOT)
+    seconds = time.perf_counter() - start
+    return Site(target / "_build" / "html", done.stdout + done.stderr, done.returncode, seconds)
+
+
+@pytest.fixture(scope="session")
+def built(site: Site) -> Site:
+    """The site, for tests that make no sense without one."""
+    if not (site.folder / "index.html").exists():
+        pytest.fail(f"there is no site to look at:\n{site.output[-3000:]}")
+    return site
+
+
+def config() -> dict:
+    return yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
+
+
+def notebooks() -> list[Path]:
+    return sorted(BOOK.glob("[0-9][0-9]_*.ipynb"))
+
+
+def markdown(notebook: Path) -> str:
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    return "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+
+
+def test_the_build_is_strict_and_fast(site: Site) -> None:
+    assert site.status == 0, site.output[-3000:]
+    assert "WARNING" not in site.output and "ERROR" not in site.output
+    assert site.seconds < BUILD_SECONDS
+
+
+def test_every_page_of_the_contents_is_there(built: Site) -> None:
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
+    files = [toc["root"]] + [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
+    assert {f"{file}.html" for file in files} <= built.pages.keys()
+    # Every chapter that exists is in the contents.
+    assert {f"book/{path.stem}" for path in notebooks()} <= set(files)
+
+
+def test_every_page_says_its_language_and_title(built: Site) -> None:
+    for name, tree in built.trees.items():
+        assert tree.html and tree.html.get("lang") == "en", name
+        assert tree.title and tree.title.get_text(strip=True), name
+
+
+def test_index_leads_to_the_landing_page(built: Site) -> None:
+    assert 'url=book/intro.html"' in built.pages["index.html"]
+
+
+def test_every_image_has_an_alternative_text(built: Site) -> None:
+    seen = 0
+    for name, tree in built.trees.items():
+        for image in tree.find_all("img"):
+            alt = (image.get("alt") or "").strip()
+            source = unquote(Path(urlsplit(image["src"]).path).name)
+            assert alt, f"{name}: {source} has no alternative text"
+            assert alt.lower() not in (source.lower(), image["src"].lower(), Path(source).stem.lower()), name
+            assert not re.search(r"\.(svg|png|jpe?g|gif)$", alt, re.IGNORECASE), f"{name}: {alt}"
+            if image.find_parent("article"):
+                seen += 1
+                assert len(alt) >= 15, f"{name}: {alt!r} says too little about a figure"
+    assert seen > 0
+
+
+def test_launch_buttons(built: Site) -> None:
+    for path in notebooks():
+        links = [link["href"] for link in built.trees[f"book/{path.stem}.html"].find_all("a", href=True)]
+        assert (
+            f"https://colab.research.google.com/github/resnetbook/resnetbook/blob/main/book/{path.name}"
+            in links
+        )
+        assert (
+            f"https://mybinder.org/v2/gh/resnetbook/resnetbook/main?urlpath=lab/tree/book/{path.name}"
+            in links
+        )
+    for name, tree in built.trees.items():
+        for link in tree.find_all("a", href=re.compile("colab")):
+            form = r"https://colab\.research\.google\.com/github/resnetbook/resnetbook/blob/main/(book/\w+\.ipynb)"
+            found = re.fullmatch(form, link["href"])
+            assert found and (ROOT / found[1]).exists(), f"{name}: {link['href']}"
+
+
+def test_the_repository_address_stands_in_one_place() -> None:
+    address = config()["repository"]["url"]
+    assert address == "https://github.com/resnetbook/resnetbook"
+    files = [ROOT / "_toc.yml", *BOOK.glob("*.md"), *(BOOK / "site").rglob("*.*")]
+    for path in files:
+        if path.is_file() and "__pycache__" not in path.parts:
+            assert "github.com/resnetbook" not in path.read_text(encoding="utf-8"), path.name
+    for path in notebooks():
+        for found in re.findall(r"github\.com/resnetbook[\w/.-]*", path.read_text(encoding="utf-8")):
+            assert f"https://{found}".removesuffix(".git").startswith(address), path.name
+
+
+def test_no_placeholder_is_left(built: Site) -> None:
+    for name, text in built.pages.items():
+        assert not re.findall(r"@[A-Z][A-Z0-9_]+@", text), name
+
+
+def _local(page: str, reference: str) -> tuple[str, str] | None:
+    """The page or file, and the anchor, that a reference on a page leads to; ``None`` if elsewhere."""
+    parts = urlsplit(reference)
+    if parts.scheme or parts.netloc:
+        return None
+    path = unquote(urlsplit(urljoin(f"http://site/{page}", reference)).path).lstrip("/")
+    return path or "index.html", unquote(parts.fragment)
+
+
+def test_no_internal_link_is_broken(built: Site) -> None:
+    anchors = {
+        name: {tag["id"] for tag in tree.find_all(id=True)}
+        | {tag["name"] for tag in tree.find_all("a", attrs={"name": True})}
+        for name, tree in built.trees.items()
+    }
+    broken = []
+    checked = 0
+    for name, tree in built.trees.items():
+        for tag in tree.find_all(True):
+            for attribute in ("href", "src", "data", "poster"):
+                reference = tag.get(attribute)
+                # An object's data or a link's href is an address; other tags use "data" otherwise.
+                if not isinstance(reference, str) or (attribute == "data" and tag.name != "object"):
+                    continue
+                target = _local(name, reference)
+                if target is None or reference == "#":
+                    continue
+                checked += 1
+                path, anchor = target
+                if not (built.folder / path).is_file():
+                    broken.append(f"{name}: {reference} leads to no file")
+                elif anchor and path in anchors and anchor not in anchors[path]:
+                    broken.append(f"{name}: {reference} leads to no anchor")
+    assert not broken, "\n".join(broken)
+    assert checked > 100
+
+
+def test_nothing_is_loaded_from_another_host(built: Site) -> None:
+    loading = {
+        "img": "src",
+        "script": "src",
+        "iframe": "src",
+        "source": "src",
+        "video": "src",
+        "audio": "src",
+    }
+    loading |= {"embed": "src", "object": "data", "input": "src", "track": "src"}
+    foreign = []
+    for name, tree in built.trees.items():
+        for tag, attribute in loading.items():
+            foreign += [
+                f"{name}: <{tag}> {found[attribute]}"
+                for found in tree.find_all(tag, attrs={attribute: re.compile(r"^(https?:)?//")})
+            ]
+        for link in tree.find_all("link", href=re.compile(r"^(https?:)?//")):
+            if set(link.get("rel", [])) - {"canonical", "license", "author"}:
+                foreign.append(f"{name}: <link> {link['href']}")
+    for path in built.folder.rglob("*.css"):
+        # A namespace in an inlined SVG is a name; only url(http…) and @import load something.
+        text = path.read_text(encoding="utf-8", errors="replace")
+        foreign += [
+            f"{path.name}: {found}"
+            for found in re.findall(r"(?:url\(|@import\s+)['\"]?((?:https?:)?//[^'\")]+)", text)
+        ]
+    assert not foreign, "\n".join(foreign)
+
+
+def test_heavy_things_that_no_page_uses_are_gone(built: Site) -> None:
+    static = built.folder / "_static"
+    assert (static / "mathjax" / "tex-chtml.js").exists()
+    assert sum(path.stat().st_size for path in (static / "mathjax").rglob("*") if path.is_file()) < 4_000_000
+    assert not list(static.rglob("fontawesome.js*"))
+    for name, text in built.pages.items():
+        assert "fontawesome.js" not in text and "thebe" not in text.lower(), name
+
+
+# ---------------------------------------------------------------------------------------------------
+# What the pages say
+
+
+def test_numbers_on_the_landing_page() -> None:
+    torchvision = pytest.importorskip("torchvision")
+    text = (BOOK / "intro.md").read_text(encoding="utf-8")
+    with torch.device("meta"):  # shapes without memory: VGG-16 alone would take half a gigabyte
+        networks = {"VGG-16": torchvision.models.vgg16(), "ResNet-152": models.resnet152()}
+    counts = {}
+    for name, network in networks.items():
+        layers = [
+            layer
+            for layer, module in network.named_modules()
+            if isinstance(module, torch.nn.Conv2d | torch.nn.Linear) and "downsample" not in layer
+        ]
+        counts[name] = (
+            len(layers),
+            probes.count_parameters(network),
+            probes.count_macs(network, (3, 224, 224)),
+        )
+        row = " | ".join(f"{count:,}" for count in counts[name])
+        assert f"| {name} | {row} |" in text
+    (vgg_layers, vgg_parameters, vgg_macs), (layers, parameters, macs) = counts.values()
+    assert 9 < layers / vgg_layers < 10  # "more than nine times as many layers"
+    assert parameters < vgg_parameters / 2  # "less than half of the parameters"
+    assert 0.24 < 1 - macs / vgg_macs < 0.27  # "a quarter less work"
+
+
+def test_numbers_in_the_references() -> None:
+    text = (BOOK / "references.md").read_text(encoding="utf-8")
+    convolutions = [
+        sum(module.weight.numel() for module in block.modules() if isinstance(module, torch.nn.Conv2d))
+        for block in (blocks.Bottleneck(256, 256), blocks.BasicBlock(256, 256))
+    ]
+    assert f"{convolutions[0]:,} with {convolutions[1]:,} weights" in text
+
+
+def test_minutes_in_the_map_of_chapters() -> None:
+    intro = (BOOK / "intro.md").read_text(encoding="utf-8")
+    for path in notebooks():
+        row = re.search(rf"\]\({path.name}\).*\| (\d+) min \| (\d+) min \| (\d+) min \|", intro)
+        assert row, f"{path.name} has no minutes on the landing page"
+        text = markdown(path)
+        assert f"{row[1]} minutes to read" in text, path.name
+        exercises = [int(minutes) for minutes in re.findall(r"\*\*Exercise [\d.]+\*\* \((\d+) min", text)]
+        assert int(row[3]) == sum(exercises), path.name
+
+
+def test_the_glossary_speaks_four_languages(built: Site) -> None:
+    glossary = built.trees["book/glossary.html"].find("dl", class_="glossary")
+    terms = [term.find(string=True, recursive=False) for term in glossary.find_all("dt")]
+    assert len(terms) >= 40
+    assert [term.lower() for term in terms] == sorted(term.lower() for term in terms)
+    for term, meaning in zip(terms, glossary.find_all("dd"), strict=True):
+        for language, letters in {
+            "es": r"[a-z]",
+            "zh": r"[\u4e00-\u9fff]",
+            "ja": r"[\u3040-\u30ff\u4e00-\u9fff]",
+        }.items():
+            found = meaning.find("span", lang=language)
+            assert found and re.search(letters, found.get_text()), f"{term}: {language}"
+
+
+def test_callouts_of_every_chapter_become_admonitions(built: Site, extension: ModuleType) -> None:
+    for path in notebooks():
+        quoted = Counter(
+            lead.lower()
+            for lead in re.findall(
+                r"^> \*\*(Exercise|Key idea|Warning|Predict|Try it|Note)\b", markdown(path), re.MULTILINE
+            )
+        )
+        article = built.trees[f"book/{path.stem}.html"].find("article")
+        for lead, number in quoted.items():
+            css_class = extension.CALLOUTS[lead][0]
+            assert len(article.select(f"div.admonition.{css_class}")) == number, f"{path.name}: {lead}"
+
+
+def test_every_record_is_in_the_appendix(built: Site, extension: ModuleType) -> None:
+    text = built.trees["book/runs.html"].find("article").get_text()
+    for records in extension.read_records(ROOT / "code" / "resnetbook" / "records").values():
+        assert extension.accuracy_text(records) in text
+        for record in records:
+            assert record["command"] in text
+            assert f"{record['test_accuracy']:.4f}" in text
+
+
+# ---------------------------------------------------------------------------------------------------
+# The extension by itself
+
+
+@pytest.fixture(scope="session")
+def extension() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("resnetbook_site", BOOK / "site" / "resnetbook_site.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["resnetbook_site"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def render(folder: Path, source: str, **options) -> tuple[object, str]:
+    """Build one page with MyST and the extension alone; returns its parsed body and the warnings."""
+    from bs4 import BeautifulSoup
+    from sphinx.application import Sphinx
+    from sphinx.util.docutils import docutils_namespace
+
+    pages = folder / "pages"
+    pages.mkdir(exist_ok=True)
+    (pages / "index.md").write_text(source, encoding="utf-8")
+    warnings = io.StringIO()
+    settings = {
+        "extensions": ["myst_parser", "sphinx.ext.mathjax", "resnetbook_site"],
+        "myst_enable_extensions": ["dollarmath"],
+        "resnetbook_records": str(folder / "records"),
+        "resnetbook_experiments": {},
+        "html_theme_options": {},
+        **options,
+    }
+    with docutils_namespace():
+        app = Sphinx(
+            str(pages),
+            None,
+            str(folder / "out"),
+            str(folder / "trees"),
+            "html",
+            settings,
+            None,
+            warnings,
+            True,
+        )
+        app.build()
+    html = (folder / "out" / "index.html").read_text(encoding="utf-8")
+    return BeautifulSoup(html, "html.parser").find("div", class_="body"), warnings.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("lead", "css_class", "title"),
+    [
+        ("**Exercise 4.1** (10 min, easy). Count them.", "exercise", "Exercise 4.1 (10 min, easy)"),
+        ("**Exercise.** Count them.", "exercise", "Exercise"),
+        ("**Key idea.** Count them.", "key-idea", "Key idea"),
+        ("**Key idea**: Count them.", "key-idea", "Key idea"),
+        ("**Warning** Count them.", "caution-note", "Warning"),
+        ("**Predict:** Count them.", "predict", "Predict"),
+        ("**Try it.** Count them.", "try-it", "Try it"),
+        ("**Note.** Count them.", "remark", "Note"),
+    ],
+)
+def test_a_quote_with_a_known_lead_becomes_an_admonition(
+    tmp_path: Path, extension: ModuleType, lead: str, css_class: str, title: str
+) -> None:
+    body, warnings = render(
+        tmp_path, f"# Page\n\n> {lead}\n>\n> Then $x^2$:\n>\n> ```python\n> x = 1\n> ```\n"
+    )
+    assert not warnings
+    assert not body.find("blockquote")
+    box = body.find("div", class_="admonition")
+    assert css_class in box["class"]
+    assert box.find("p", class_="admonition-title").get_text() == title
+    texts = [paragraph.get_text() for paragraph in box.find_all("p")]
+    assert texts[1] == "Count them."
+    assert "math" in box.find("span", class_="math")["class"]
+    assert box.find("pre").get_text().strip() == "x = 1"
+
+
+def test_a_lead_alone_and_a_lead_before_code(tmp_path: Path, extension: ModuleType) -> None:
+    body, warnings = render(
+        tmp_path, "# Page\n\n> **Predict.**\n>\n> - one\n> - two\n\n> **Note.** `x` is *it*.\n"
+    )
+    assert not warnings
+    first, second = body.find_all("div", class_="admonition")
+    assert [item.get_text(strip=True) for item in first.find_all("li")] == ["one", "two"]
+    assert len(first.find_all("p", recursive=False)) == 1  # the title, and no empty paragraph
+    assert second.find_all("p")[1].decode_contents().startswith("<code")
+
+
+@pytest.mark.parametrize(
+    "quote",
+    [
+        "An ordinary quote with **bold**.",
+        "**Notebook** is no lead.",
+        "**Warning signs** are no lead.",
+        "**Note that** this goes on.",
+        "*Predict* is not bold.",
+        "Predict is not bold.",
+        "Text first, then **Predict.**",
+        "- **Warning** in a list",
+        "```\nonly code\n> ```",
+    ],
+)
+def test_other_quotes_stay_quotes(tmp_path: Path, extension: ModuleType, quote: str) -> None:
+    body, _ = render(tmp_path, f"# Page\n\n**Warning** outside a quote.\n\n> {quote}\n")
+    assert body.find("blockquote")
+    assert not body.find("div", class_="admonition")
+
+
+def fake_record(folder: Path, experiment: str, seed: int, accuracy: float, **changes) -> None:
+    """Write a record as ``runs.record`` does, with changes."""
+    folder.mkdir(exist_ok=True)
+    name = f"{experiment}-seed{seed}"
+    record = {
+        "name": name,
+        "experiment": experiment,
+        "model": {"family": "resnet", "depth": 18, "in_channels": 1, "num_classes": 10, "stem": "small"},
+        "recipe": {"num_epochs": 2, "batch_size": 64, "lr": 0.05, "momentum": 0.9, "resize": 96},
+        "seed": seed,
+        "held_out": 0,
+        "num_images": 60_000,
+        "history": [
+            {"epoch": 1, "train_loss": 0.9, "train_accuracy": 0.6, "valid_accuracy": None, "seconds": 60.0},
+            {"epoch": 2, "train_loss": 0.25, "train_accuracy": 0.9, "valid_accuracy": None, "seconds": 30.0},
+        ],
+        "test_accuracy": accuracy,
+        "parameters": 1234567,
+        "macs": 7654321,
+        "hardware": {"device": "A processor", "threads": 2},
+        "versions": {"torch": "2.15.0"},
+        "date": "2026-01-02",
+        "commit": "0123456789abcdef",
+        "clean_tree": True,
+        "command": f"python -m resnetbook train {name}",
+    }
+    (folder / f"{name}.json").write_text(json.dumps({**record, **changes}), encoding="utf-8")
+
+
+PAGE = "# Runs\n\n```{runs}\n```\n"
+
+
+@pytest.mark.parametrize("folder_exists", [True, False])
+def test_no_records(tmp_path: Path, extension: ModuleType, folder_exists: bool) -> None:
+    if folder_exists:
+        (tmp_path / "records").mkdir()
+    body, warnings = render(tmp_path, PAGE, resnetbook_experiments={"first": (3, "About it.")})
+    assert not warnings
+    assert "No run is recorded yet." in body.get_text()
+    assert "Planned and not recorded yet: first." in body.get_text()
+    assert not body.find("table")
+
+
+def test_records_of_several_seeds(tmp_path: Path, extension: ModuleType) -> None:
+    for seed, accuracy in enumerate((0.90, 0.91, 0.92)):
+        fake_record(tmp_path / "records", "first", seed, accuracy)
+    body, warnings = render(tmp_path, PAGE, resnetbook_experiments={"first": (3, "About it.")})
+    assert not warnings
+    text = re.sub(r"\s+", " ", body.get_text())
+    # The mean of these is 0.91, and the sample standard deviation 0.01 exactly.
+    assert "0.9100 ± 0.0100" in text and "standard deviation of 3 seeds." in text
+    for expected in (
+        "About it.",
+        "ResNet-18, stem 3×3 of stride 1",
+        "2 epochs of SGD, batches of 64, learning rate 0.05",
+        "momentum 0.9",
+        "images resized to 96×96",
+        "60,000 to train on, none held out",
+        "1,234,567",
+        "MACs for one image at 96×96",
+        "7,654,321",
+        "A processor, 2 CPU threads",
+        "torch 2.15.0",
+    ):
+        assert expected in text
+    rows = [[cell.get_text(strip=True) for cell in row.find_all(["th", "td"])] for row in body.find_all("tr")]
+    assert ["1", "0.9100", "0.2500", "none held out", "1.5", "2026-01-02", "0123456789ab", "yes"] in rows
+    assert ["first", "3", "0.9100 ± 0.0100", "1.5"] in rows
+    assert "python -m resnetbook train first-seed2" in body.find("pre").get_text()
+    assert "planned" not in text and "uncommitted" not in text
+
+
+def test_an_unfinished_experiment_says_so(tmp_path: Path, extension: ModuleType) -> None:
+    fake_record(tmp_path / "records", "first", 0, 0.9, clean_tree=False)
+    body, warnings = render(
+        tmp_path, PAGE, resnetbook_experiments={"first": (3, "About it."), "second": (5, "Later.")}
+    )
+    text = re.sub(r"\s+", " ", body.get_text())
+    assert not warnings
+    assert "1 of 3 planned seeds; the others are not recorded yet" in text
+    assert "One seed says nothing about the spread" in text
+    assert "±" not in text.replace("mean ± standard deviation", "")
+    assert "Planned and not recorded yet: second." in text
+    assert "uncommitted changes" in text
+
+
+def test_seeds_that_differ_are_told_apart(tmp_path: Path, extension: ModuleType) -> None:
+    fake_record(tmp_path / "records", "first", 0, 0.9)
+    fake_record(tmp_path / "records", "first", 1, 0.9, hardware={"device": "A GPU"})
+    body, _ = render(tmp_path, PAGE)
+    assert "A processor, 2 CPU threads (seed 0); A GPU (seed 1)" in body.get_text()
+
+
+def test_other_files_among_the_records(tmp_path: Path, extension: ModuleType) -> None:
+    folder = tmp_path / "records"
+    fake_record(folder, "unknown", 0, 0.9)
+    (folder / "bench-speed.json").write_text('{"images_per_second": 12}', encoding="utf-8")
+    (folder / "bench-list.json").write_text("[1, 2]", encoding="utf-8")
+    (folder / "unknown-seed0.safetensors").write_bytes(b"logits")
+    body, warnings = render(tmp_path, PAGE)
+    assert not warnings
+    assert "bench" not in body.get_text()
+    assert "1 seed." in body.get_text()
+
+
+def test_a_record_with_little_in_it(tmp_path: Path, extension: ModuleType) -> None:
+    folder = tmp_path / "records"
+    folder.mkdir()
+    (folder / "old-seed0.json").write_text('{"test_accuracy": 0.5, "history": [{}]}', encoding="utf-8")
+    body, warnings = render(tmp_path, PAGE)
+    assert not warnings
+    assert "not recorded" in body.get_text()
+    assert "python -m resnetbook train old-seed0" in body.get_text()
+
+
+def test_a_broken_record_stops_the_build(tmp_path: Path, extension: ModuleType) -> None:
+    folder = tmp_path / "records"
+    folder.mkdir()
+    (folder / "cut-seed0.json").write_text('{"test_accuracy": 0.5, "hist', encoding="utf-8")
+    with pytest.raises(ValueError, match="cut-seed0.json"):
+        extension.read_records(folder)
+
+
+def test_a_measured_accuracy_in_a_sentence(tmp_path: Path, extension: ModuleType) -> None:
+    for seed, accuracy in enumerate((0.90, 0.91, 0.92)):
+        fake_record(tmp_path / "records", "three", seed, accuracy)
+    fake_record(tmp_path / "records", "one", 0, 0.8765)
+    body, warnings = render(tmp_path, "# Page\n\nIt got {accuracy}`three`, then {accuracy}`one`.\n")
+    assert not warnings
+    assert "It got 0.910 ± 0.010 (3 seeds), then 0.876 (one seed)." in body.get_text()
+
+
+def test_an_accuracy_without_a_record_is_a_warning(tmp_path: Path, extension: ModuleType) -> None:
+    _, warnings = render(tmp_path, "# Page\n\nIt got {accuracy}`nothing`.\n")
+    assert "no record of experiment 'nothing'" in warnings
+
+
+def test_the_page_follows_the_records(tmp_path: Path, extension: ModuleType) -> None:
+    fake_record(tmp_path / "records", "first", 0, 0.9)
+    render(tmp_path, PAGE)
+    fake_record(tmp_path / "records", "first", 1, 0.8)
+    body, _ = render(tmp_path, PAGE)  # the page itself has not changed
+    assert "2 seeds." in body.get_text()
+
+
+def test_every_experiment_is_told_in_words(extension: ModuleType) -> None:
+    import dataclasses
+
+    for name, experiment in runs.EXPERIMENTS.items():
+        recipe = extension.recipe_in_words(dataclasses.asdict(experiment.recipe))
+        assert f"{experiment.recipe.num_epochs} epoch" in recipe and str(experiment.recipe.lr) in recipe, name
+        assert "_" not in recipe + extension.model_in_words(experiment.model), name
+        # No field is new to the function: those it would list with their values.
+        assert "None" not in recipe and "False" not in recipe and "True" not in recipe, name
+    assert "new field 7" in extension.recipe_in_words({"new_field": 7})
+    assert extension.model_in_words({"family": "other", "size": 3}) == "other, size 3"
+
+
+def test_addresses_are_filled_in(tmp_path: Path, extension: ModuleType) -> None:
+    body, _ = render(
+        tmp_path,
+        "# Page\n\n[file](@TREE@/code)\n\n```bash\ngit clone @REPOSITORY@\n```\n\n[run](@COLAB@/04.ipynb)\n",
+        html_theme_options={"repository_url": "https://github.com/some/book", "repository_branch": "dev"},
+        html_theme="resnetbook_test",
+        html_theme_path=[str(bare_theme(tmp_path))],
+    )
+    assert "git clone https://github.com/some/book" in body.find("pre").get_text()
+    assert [link["href"] for link in body.find_all("a", class_="external")] == [
+        "https://github.com/some/book/tree/dev/code",
+        "https://colab.research.google.com/github/some/book/blob/dev/book/04.ipynb",
+    ]
+
+
+def bare_theme(folder: Path) -> Path:
+    """A theme that knows the two options of sphinx-book-theme that the extension reads."""
+    theme = folder / "themes" / "resnetbook_test"
+    theme.mkdir(parents=True)
+    options = "[options]\nrepository_url =\nrepository_branch =\n"
+    (theme / "theme.conf").write_text(f"[theme]\ninherit = basic\nstylesheet = basic.css\n\n{options}")
+    return theme.parent
+
+
+def test_cleaning_a_page(extension: ModuleType) -> None:
+    page = (
+        '<script defer src="_static/scripts/fontawesome.js?digest=1"></script>'
+        '<script src="_static/scripts/bootstrap.js"></script>'
+        '<div id="pst-primary-sidebar" class="bd-sidebar">'
+        '<button class="btn search-button-field x" title="Search" aria-label="Search" data-y="1">Go</button>'
+        '<button class="btn search-button" title="Search" aria-label="Search"><i></i></button>'
+        '<summary aria-label="Toggle hidden content">Show</summary>'
+    )
+    cleaned = extension.clean_page(page)
+    assert "fontawesome" not in cleaned and "bootstrap.js" in cleaned
+    assert "<summary>Show" in cleaned
+    assert '<button class="btn search-button-field x" title="Search" data-y="1">' in cleaned
+    assert '<button class="btn search-button" title="Search" aria-label="Search">' in cleaned  # only an icon
+    assert cleaned.count('role="complementary"') == 1
+    assert extension.clean_page(cleaned) == cleaned
+
+
+# ---------------------------------------------------------------------------------------------------
+# In a browser
+
+
+@dataclass
+class Visit:
+    """What happened while a page was open."""
+
+    errors: list[str] = field(default_factory=list)
+    foreign: list[str] = field(default_factory=list)
+    loaded: set[str] = field(default_factory=set)
+    math: int = 0
+    rendered: int = 0
+    width: int = 0
+    wide: list[str] = field(default_factory=list)
+    background: float = 0.0
+    faint: list[str] = field(default_factory=list)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator:
+    try:
+        from playwright.sync_api import Error, sync_playwright
+    except ImportError:
+        missing("playwright is not installed: pip install -r requirements.txt")
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if program is None:
+        missing("no Chromium: install it, for instance with apt-get install chromium")
+    with sync_playwright() as playwright:
+        # Chromium refuses its sandbox to root, and containers have little shared memory.
+        arguments = ["--disable-dev-shm-usage"] + (["--no-sandbox"] if os.geteuid() == 0 else [])
+        try:
+            chromium = playwright.chromium.launch(executable_path=program, args=arguments)
+        except Error as error:
+            missing(f"{program} does not start: {error}")
+        yield chromium
+        chromium.close()
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *arguments) -> None:
+        """Say nothing: a page makes dozens of requests."""
+
+
+@pytest.fixture(scope="session")
+def address(built: Site) -> Iterator[str]:
+    handler = functools.partial(_Quiet, directory=str(built.folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+# The ratio of WCAG 2 between each text and what lies behind it, and the luminance of the page.
+_LOOK = """() => {
+  // color-mix() is reported as color(srgb r g b), with channels from 0 to 1.
+  const channels = text => {
+    const numbers = text.match(/[\\d.]+(e-?\\d+)?/g).map(Number);
+    return text.startsWith("color(") ? numbers.map((n, i) => i < 3 ? n * 255 : n) : numbers;
+  };
+  const alpha = c => c.length > 3 ? c[3] : 1;
+  const over = (top, below) => [0, 1, 2].map(i => top[i] * alpha(top) + below[i] * (1 - alpha(top)));
+  const behind = element => {
+    const layers = [];
+    for (let e = element; e; e = e.parentElement) {
+      const color = channels(getComputedStyle(e).backgroundColor);
+      if (alpha(color) > 0) layers.push(color);
+      if (alpha(color) === 1) break;
+    }
+    return layers.reverse().reduce((below, top) => over(top, below), [255, 255, 255]);
+  };
+  const luminance = c => {
+    const [r, g, b] = c.map(v => v / 255).map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const ratio = (a, b) => (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+  const faint = [];
+  const texts = "article :is(p, li, td, th, h1, h2, h3, summary, figcaption, dt, code, pre, a), footer p";
+  for (const element of document.querySelectorAll(texts)) {
+    const own = [...element.childNodes].some(n => n.nodeType === 3 && n.textContent.trim());
+    if (!own || !element.checkVisibility() || element.matches(".headerlink")) continue;
+    const below = behind(element);
+    const color = over(channels(getComputedStyle(element).color), below);
+    const found = ratio(luminance(color), luminance(below));
+    const text = element.textContent.trim().slice(0, 60);
+    if (found < 4.5) faint.push(`${found.toFixed(2)} ${element.tagName} ${text}`);
+  }
+  return [luminance(behind(document.body)), faint];
+}"""
+
+_WIDE = """limit => [...document.querySelectorAll("article *")]
+  .filter(e => e.checkVisibility() && e.getBoundingClientRect().right > limit + 1)
+  .filter(e => {
+    // Inside something that scrolls or cuts, width does no harm.
+    for (let p = e.parentElement; p && p.tagName !== "BODY"; p = p.parentElement)
+      if (getComputedStyle(p).overflowX !== "visible") return false;
+    return true;
+  })
+  .slice(0, 5)
+  .map(e => `<${e.tagName.toLowerCase()} class="${e.className}"> ${e.textContent.trim().slice(0, 60)}`)"""
+
+
+def visit(browser, address: str, page_name: str, width: int, scheme: str) -> Visit:
+    """Open a page with every other host blocked, wait for its math, and look at it."""
+    seen = Visit()
+    context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    page = context.new_page()
+
+    def gate(route) -> None:
+        url = route.request.url
+        if url.startswith((f"{address}/", "data:", "blob:")):
+            route.continue_()
+        else:
+            seen.foreign.append(url)
+            route.abort()
+
+    page.route("**/*", gate)
+    page.on("pageerror", lambda error: seen.errors.append(f"error: {error}"))
+    page.on(
+        "console", lambda text: seen.errors.append(f"console: {text.text}") if text.type == "error" else None
+    )
+    page.on("requestfailed", lambda request: seen.errors.append(f"failed: {request.url}"))
+    page.on(
+        "response",
+        lambda answer: seen.errors.append(f"{answer.status}: {answer.url}") if answer.status >= 400 else None,
+    )
+    page.on("requestfinished", lambda request: seen.loaded.add(urlsplit(request.url).path))
+    try:
+        page.goto(f"{address}/{page_name}", wait_until="load")
+        if page_name == "index.html":
+            page.wait_for_url(f"{address}/book/intro.html", wait_until="load")
+        seen.math = page.locator("article .math").count()
+        if seen.math:
+            page.wait_for_function("() => window.MathJax?.startup?.promise", timeout=30_000)
+            page.evaluate("() => MathJax.startup.promise")
+        page.wait_for_load_state("networkidle")
+        seen.rendered = page.locator("article .math mjx-container").count()
+        # Folded solutions are a part of the page: unfold them before looking at it.
+        page.evaluate("() => document.querySelectorAll('article details').forEach(d => d.open = true)")
+        seen.width = page.evaluate("() => document.scrollingElement.scrollWidth")
+        seen.wide = page.evaluate(_WIDE, width)
+        seen.background, seen.faint = page.evaluate(_LOOK)
+    finally:
+        context.close()
+    return seen
+
+
+@pytest.fixture(scope="session")
+def desktop(built: Site, browser, address: str) -> dict[str, Visit]:
+    """Every page, wide and light."""
+    return {name: visit(browser, address, name, 1280, "light") for name in built.pages}
+
+
+@pytest.fixture(scope="session")
+def phone(built: Site, browser, address: str) -> dict[str, Visit]:
+    """Every page, at the width of a phone and in the dark."""
+    return {name: visit(browser, address, name, PHONE, "dark") for name in built.pages}
+
+
+def _complaints(visits: dict[str, Visit], of: str) -> str:
+    return "\n".join(f"{name}: {text}" for name, seen in visits.items() for text in getattr(seen, of))
+
+
+def test_no_page_throws_an_error(desktop: dict[str, Visit], phone: dict[str, Visit]) -> None:
+    assert not _complaints(desktop, "errors")
+    assert not _complaints(phone, "errors")
+
+
+def test_no_request_leaves_the_host(desktop: dict[str, Visit], phone: dict[str, Visit]) -> None:
+    assert not _complaints(desktop, "foreign")
+    assert not _complaints(phone, "foreign")
+
+
+def test_all_math_is_rendered(desktop: dict[str, Visit]) -> None:
+    assert desktop["book/intro.html"].math > 0
+    for name, seen in desktop.items():
+        assert seen.rendered == seen.math, f"{name}: {seen.rendered} of {seen.math} formulas are rendered"
+
+
+def test_nothing_is_wider_than_a_phone(phone: dict[str, Visit]) -> None:
+    assert not _complaints(phone, "wide")
+    for name, seen in phone.items():
+        assert seen.width <= PHONE + 1, f"{name} is {seen.width} pixels wide"
+
+
+def test_text_can_be_read_in_the_light_and_in_the_dark(
+    desktop: dict[str, Visit], phone: dict[str, Visit]
+) -> None:
+    for name in desktop:
+        assert desktop[name].background > 0.9, f"{name} is not light"
+        assert phone[name].background < 0.05, f"{name} is not dark"
+    assert not _complaints(desktop, "faint")
+    assert not _complaints(phone, "faint")
+
+
+def test_no_page_is_heavy(built: Site, desktop: dict[str, Visit]) -> None:
+    @functools.cache
+    def weight(path: str) -> int:
+        file = built.folder / unquote(path).lstrip("/")
+        if not file.is_file():
+            return 0
+        content = file.read_bytes()
+        text = file.suffix in (".html", ".css", ".js", ".svg", ".json")
+        return len(gzip.compress(content, 6)) if text else len(content)
+
+    for name, seen in desktop.items():
+        figures = sum(weight(path) for path in seen.loaded if path.startswith("/_images/"))
+        total = sum(map(weight, seen.loaded)) - figures
+        print(f"{name}: {total:,} bytes and {figures:,} of figures")
+        assert total < WEIGHT_LIMIT, f"{name} transfers {total:,} bytes, its figures not counted"
+
+
+def test_plots_are_inverted_in_the_dark_and_photographs_are_not(built: Site, browser, address: str) -> None:
+    context = browser.new_context(color_scheme="dark")
+    page = context.new_page()
+    look = "all => all.map(e => [getComputedStyle(e).filter, getComputedStyle(e).backgroundColor])"
+    try:
+        for name in built.pages:
+            page.goto(f"{address}/{name}", wait_until="load")
+            if name == "index.html":
+                page.wait_for_url(f"{address}/book/intro.html", wait_until="load")
+            for style, ground in page.eval_on_selector_all("article img.invert-dark", look):
+                assert "invert(" in style and ground == "rgba(0, 0, 0, 0)", name
+            for style, ground in page.eval_on_selector_all("article img:not(.invert-dark)", look):
+                assert style == "none" and ground == "rgb(255, 255, 255)", name
+    finally:
+        context.close()
+
+
+def test_the_search_finds_a_word(built: Site, browser, address: str) -> None:
+    context = browser.new_context()
+    page = context.new_page()
+    try:
+        page.goto(f"{address}/search.html?q=bottleneck")
+        page.wait_for_selector("#search-results li a", timeout=15_000)
+        found = page.eval_on_selector_all(
+            "#search-results li a", "all => all.map(e => e.getAttribute('href'))"
+        )
+        assert any("glossary.html" in link for link in found)
+    finally:
+        context.close()
+
+
+def test_the_book_opens_from_a_folder(built: Site, browser) -> None:
+    """README says: open ``_build/html/index.html``. No server is involved then."""
+    context = browser.new_context()
+    page = context.new_page()
+    errors = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda text: errors.append(text.text) if text.type == "error" else None)
+    try:
+        page.goto((built.folder / "index.html").as_uri())
+        page.wait_for_url("**/book/intro.html")
+        page.wait_for_selector("mjx-container", timeout=30_000)
+        assert not errors
+    finally:
+        context.close()
