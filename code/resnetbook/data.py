@@ -67,21 +67,21 @@ class FashionMNIST:
 
 def cache_root() -> Path:
     """The folder for data and checkpoints: ``$RESNETBOOK_CACHE``, else ``~/.cache/resnetbook``."""
-    return Path(os.environ.get("RESNETBOOK_CACHE") or Path.home() / ".cache" / "resnetbook")
+    return Path(os.path.expanduser(os.environ.get("RESNETBOOK_CACHE") or "~/.cache/resnetbook"))
 
 
 def fashion_mnist(root: str | Path | None = None, download: bool = True) -> FashionMNIST:
     """Load Fashion-MNIST from the first source that has it.
 
-    With ``root`` only ``root/FashionMNIST/raw`` is used: it is filled if it is empty, and
+    With ``root`` only ``root/FashionMNIST/raw`` is read: it is filled if it is empty, and
     refused if what it holds is wrong. Without ``root`` the cache is used likewise. An empty
-    folder is filled by torchvision's download (if ``download``), else from Debian's and
-    Ubuntu's package ``dataset-fashion-mnist``.
+    folder is filled from the cache, else by torchvision's download (if ``download``), else from
+    Debian's and Ubuntu's package ``dataset-fashion-mnist``.
 
     Raises:
         DataError: if a file is wrong, or no source has the data.
     """
-    folder = Path(root if root is not None else cache_root()) / "FashionMNIST" / "raw"
+    folder = _raw(Path(os.path.expanduser(root)) if root is not None else cache_root())
     missing = [name for name in SHA256 if _find(folder, name) is None]
     if missing:
         _fill(folder, missing, download)
@@ -102,19 +102,27 @@ def split(images: Tensor, labels: Tensor, held_out: int = 10_000) -> tuple[Tenso
     The split is always the same, so that every recipe is chosen on the same images.
 
     Raises:
-        ValueError: if ``held_out`` is not between 1 and one less than the number of images.
+        ValueError: if ``held_out`` is not between 1 and one less than the number of images, or there
+            are not as many labels as images.
     """
-    if not 1 <= held_out < len(images):
-        raise ValueError(f"held_out must be between 1 and {len(images) - 1}, got {held_out}")
+    if len(labels) != len(images):
+        raise ValueError(f"{len(images)} images need {len(images)} labels, got {len(labels)}")
+    if isinstance(held_out, bool) or not isinstance(held_out, int) or not 1 <= held_out < len(images):
+        raise ValueError(f"held_out must be between 1 and {len(images) - 1}, got {held_out!r}")
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(2015))
     train, valid = order[held_out:], order[:held_out]
     return images[train], labels[train], images[valid], labels[valid]
 
 
+def _raw(root: Path) -> Path:
+    return root / "FashionMNIST" / "raw"
+
+
 def _find(folder: Path, name: str) -> Path | None:
     """The file, or its compressed form, whichever the folder has."""
     for path in (folder / name, folder / f"{name}.gz"):
-        if path.exists():
+        # lexists: a link that leads nowhere is somebody's, too; reading it says what is wrong.
+        if os.path.lexists(path):
             return path
     return None
 
@@ -127,31 +135,30 @@ def _content(path: Path) -> bytes:
         raise DataError(f"cannot read {path}: {error}. Delete it and try again.") from error
 
 
-def _check(path: Path, name: str, content: bytes) -> None:
-    """Say in words what is wrong with a file, if anything is.
-
-    Raises:
-        DataError: unless ``content`` is exactly the file ``name`` of Fashion-MNIST.
-    """
+def _problem(name: str, content: bytes) -> str | None:
+    """In words, why ``content`` is not exactly the file ``name`` of Fashion-MNIST; ``None`` if it is."""
     digest = hashlib.sha256(content).hexdigest()
     if digest == SHA256[name]:
-        return
+        return None
     shape = SHAPES[name]
     magic = 0x0800 + len(shape)  # IDX format: 0x08 for unsigned bytes, then the number of axes
     size = 4 + 4 * len(shape) + int(np.prod(shape))
-    advice = "Delete it and try again, or name another folder."
     other = next((n for n, d in SHA256.items() if d == digest), None)
     if other is not None:
-        problem = f"it holds {other}: the files were swapped"
-    elif len(content) < size:
-        problem = f"it is cut short: {len(content):,} bytes instead of {size:,}"
-    elif struct.unpack(">I", content[:4])[0] != magic:
-        problem = f"its magic number is {struct.unpack('>I', content[:4])[0]} instead of {magic}"
-    elif len(content) > size:
-        problem = f"it is too long: {len(content):,} bytes instead of {size:,}"
-    else:
-        problem = "its SHA-256 is not that of Fashion-MNIST: some byte has changed"
-    raise DataError(f"{path} is not {name}: {problem}. {advice}")
+        return f"it holds {other}: the files were swapped"
+    if len(content) < size:
+        return f"it is cut short: {len(content):,} bytes instead of {size:,}"
+    if struct.unpack(">I", content[:4])[0] != magic:
+        return f"its magic number is {struct.unpack('>I', content[:4])[0]} instead of {magic}"
+    if len(content) > size:
+        return f"it is too long: {len(content):,} bytes instead of {size:,}"
+    return "its SHA-256 is not that of Fashion-MNIST: some byte has changed"
+
+
+def _check(path: Path, name: str, content: bytes) -> None:
+    if problem := _problem(name, content):
+        advice = "Delete it and try again, or name another folder."
+        raise DataError(f"{path} is not {name}: {problem}. {advice}")
 
 
 def _read(path: Path, name: str) -> np.ndarray:
@@ -185,9 +192,12 @@ def _fill(folder: Path, missing: list[str], download: bool) -> None:
     replaces a correct file by the same bytes.
     """
     failures = []
+    sources = (_from_cache, _download, _from_debian) if download else (_from_cache, _from_debian)
+    if os.path.realpath(folder) == os.path.realpath(_raw(cache_root())):
+        sources = sources[1:]
     with _folder_aside(folder) as aside:
         for name in missing:
-            for source in ((_download,) if download else ()) + (_from_debian,):
+            for source in sources:
                 try:
                     content = source(name, aside)
                     break
@@ -208,22 +218,35 @@ def _download(name: str, aside: Path) -> bytes:
     from torchvision.datasets import FashionMNIST as Torchvision
     from torchvision.datasets.utils import download_and_extract_archive
 
+    failures = []
     for mirror in Torchvision.mirrors:
         address = f"{mirror}{name}.gz"
         try:
-            download_and_extract_archive(address, download_root=str(aside), filename=f"{name}.gz")
-            content = _content(aside / name)
-            _check(aside / name, name, content)
-            return content
+            # A folder for each: torchvision takes what a failed mirror has left for a finished download.
+            with tempfile.TemporaryDirectory(dir=aside) as folder:
+                download_and_extract_archive(address, download_root=folder, filename=f"{name}.gz")
+                content = (Path(folder) / name).read_bytes()
+            problem = _problem(name, content)
         except Exception as error:  # any failure of one mirror: try the next
-            failure = error
-    raise DataError(f"download of {name} failed: {failure}")
+            problem = str(error)
+        if problem is None:
+            return content
+        failures.append(f"{address}: {problem}")
+    raise DataError(f"download of {name} failed: {'; '.join(failures)}")
+
+
+def _from_cache(name: str, aside: Path) -> bytes:
+    return _from_folder(_raw(cache_root()), name)
 
 
 def _from_debian(name: str, aside: Path) -> bytes:
-    path = _find(DEBIAN_FOLDER, name)
+    return _from_folder(DEBIAN_FOLDER, name)
+
+
+def _from_folder(folder: Path, name: str) -> bytes:
+    path = _find(folder, name)
     if path is None:
-        raise DataError(f"no {name} in {DEBIAN_FOLDER}")
+        raise DataError(f"no {name} in {folder}")
     content = _content(path)
     _check(path, name, content)
     return content

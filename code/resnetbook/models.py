@@ -1,7 +1,9 @@
 """Residual networks: the ImageNet family, the CIFAR family and d2l's ResNet-18."""
 
+import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
+from numbers import Integral
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +15,9 @@ STEMS = ("imagenet", "small")
 
 def _check_positive(**values: int) -> None:
     for name, value in values.items():
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+        # True and False are whole numbers to Python, and never what was meant.
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
 
 
 def _check_images(x: Tensor, in_channels: int) -> None:
@@ -63,8 +66,10 @@ class ResNet(nn.Module):
     ) -> None:
         super().__init__()
         _check_positive(num_classes=num_classes, in_channels=in_channels, width=width)
-        if len(blocks_per_stage) != 4:
-            raise ValueError(f"blocks_per_stage must be four numbers, got {tuple(blocks_per_stage)}")
+        if not isinstance(blocks_per_stage, Sequence) or len(blocks_per_stage) != 4:
+            raise ValueError(f"blocks_per_stage must be four numbers, got {blocks_per_stage!r}")
+        for i, num_blocks in enumerate(blocks_per_stage):
+            _check_positive(**{f"blocks_per_stage[{i}]": num_blocks})
         if stem not in STEMS:
             raise ValueError(f"unknown stem {stem!r}; choose one of {', '.join(STEMS)}")
         self.in_channels = in_channels
@@ -198,6 +203,13 @@ class CifarResNet(nn.Module):
         final_norm: bool = False,
     ) -> None:
         super().__init__()
+        _check_positive(
+            blocks_per_stage=blocks_per_stage,
+            width=width,
+            in_channels=in_channels,
+            num_classes=num_classes,
+            stem_stride=stem_stride,
+        )
         self.in_channels = in_channels
         self.conv1 = nn.Conv2d(in_channels, width, kernel_size=3, stride=stem_stride, padding=1, bias=False)
         # A pre-activation block normalizes its own input, and leaves its output as it is:
@@ -261,7 +273,8 @@ def cifar_resnet(
         ValueError: for a depth that is not 6n + 2 (naming the nearest), a size below 1, or
             options that contradict each other.
     """
-    _check_positive(width=width, in_channels=in_channels, num_classes=num_classes, stem_stride=stem_stride)
+    if isinstance(depth, bool) or not isinstance(depth, Integral):
+        raise ValueError(f"depth must be a whole number, 6n + 2 (8, 14, 20, …), got {depth!r}")
     if depth < 8 or depth % 6 != 2:
         below = max(8, 6 * ((depth - 2) // 6) + 2)
         near = f"{below} or {below + 6}" if depth > 8 else "8"
@@ -307,11 +320,20 @@ def build(spec: dict) -> nn.Module:
     """Build a model from a record's ``model`` entry, e.g. ``{"family": "cifar", "depth": 20}``.
 
     Raises:
-        ValueError: if the family is unknown.
+        ValueError: if the family or an option is unknown, or a value makes no sense.
     """
     options = dict(spec)
     family = options.pop("family", None)
     families = {"cifar": cifar_resnet, "resnet": resnet, "d2l-resnet18": d2l_resnet18}
     if family not in families:
         raise ValueError(f"unknown model family {family!r}; choose one of {', '.join(families)}")
+    known = inspect.signature(families[family]).parameters
+    for name in options:
+        if name not in known:
+            raise ValueError(f"{family!r} has no option {name!r}; its options are {', '.join(known)}")
+    missing = [
+        name for name, option in known.items() if option.default is option.empty and name not in options
+    ]
+    if missing:
+        raise ValueError(f"{family!r} needs {', '.join(missing)}")
     return families[family](**options)

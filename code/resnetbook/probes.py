@@ -32,13 +32,15 @@ def _hooked(modules: dict[str, nn.Module], hook: Callable[[str, nn.Module, Tenso
 @torch.no_grad()
 def _run_once(model: nn.Module, input_shape: tuple[int, int, int]) -> None:
     """One forward pass of a single empty image, in evaluation mode; the mode is put back."""
-    was_training = model.training
+    # Module by module: some layers may be in evaluation mode while the model trains.
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
-    device = next(model.parameters()).device
+    weight = next(model.parameters(), torch.empty(0))
     try:
-        model(torch.zeros(1, *input_shape, device=device))
+        model(torch.zeros(1, *input_shape, dtype=weight.dtype, device=weight.device))
     finally:
-        model.train(was_training)
+        for module, training in modes:
+            module.training = training
 
 
 def shapes(model: nn.Module, input_shape: tuple[int, int, int]) -> dict[str, tuple[int, ...]]:
@@ -77,19 +79,34 @@ def count_macs(model: nn.Module, input_shape: tuple[int, int, int]) -> int:
 
 
 def gradient_norms(model: nn.Module, loss: Tensor) -> dict[str, float]:
-    """L2 norm of the loss's gradient in the weights of every convolution and linear layer."""
+    """L2 norm of the loss's gradient in the weights of every convolution and linear layer.
+
+    It is 0 for a layer that the loss does not depend on, and for a frozen one.
+    """
     layers = {n: m.weight for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
-    gradients = torch.autograd.grad(loss, list(layers.values()), allow_unused=True)
-    return {n: 0.0 if g is None else g.norm().item() for n, g in zip(layers, gradients, strict=True)}
+    learning = [name for name, weight in layers.items() if weight.requires_grad]
+    found = {}
+    if learning:
+        gradients = torch.autograd.grad(loss, [layers[name] for name in learning], allow_unused=True)
+        found = dict(zip(learning, gradients, strict=True))
+    return {name: 0.0 if found.get(name) is None else found[name].norm().item() for name in layers}
 
 
 @torch.no_grad()
 def activation_norms(
     model: nn.Module, x: Tensor, kinds: tuple[type[nn.Module], ...] = (nn.Conv2d, nn.Linear)
 ) -> dict[str, float]:
-    """Standard deviation of the output of every layer of the given kinds, in the model's mode."""
+    """Standard deviation of the output of every layer of the given kinds, in the model's mode.
+
+    Running statistics stay as they were, in training mode too.
+    """
     found: dict[str, float] = {}
     layers = {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
-    with _hooked(layers, lambda name, _, out: found.update({name: out.float().std().item()})):
-        model(x)
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    try:
+        with _hooked(layers, lambda name, _, out: found.update({name: out.float().std().item()})):
+            model(x)
+    finally:
+        for name, buffer in model.named_buffers():
+            buffer.copy_(before[name])
     return found

@@ -110,6 +110,101 @@ def test_bad_input_is_a_value_error(make):
         make()
 
 
+@pytest.mark.parametrize("value", ["10", 2.5, 10.0, True, None, 0, -1])
+@pytest.mark.parametrize("name", ["num_classes", "in_channels", "width"])
+@pytest.mark.parametrize("build", [models.resnet18, lambda **o: models.cifar_resnet(8, **o)])
+def test_counts_are_whole_and_positive(build, name, value):
+    with pytest.raises(ValueError, match=f"{name} must be a whole number of at least 1, got {value!r}"):
+        build(**{name: value})
+
+
+@pytest.mark.parametrize("value", ["10", 2.5, True, 0])
+def test_d2ls_network_checks_its_counts_too(value):
+    with pytest.raises(ValueError, match=f"num_classes must be a whole number.*got {value!r}"):
+        models.d2l_resnet18(num_classes=value)
+    with pytest.raises(ValueError, match="in_channels must be a whole number"):
+        models.d2l_resnet18(in_channels=value)
+
+
+@pytest.mark.parametrize(
+    ("blocks_per_stage", "message"),
+    [
+        ((2, 0, 2, 2), r"blocks_per_stage\[1\] must be a whole number of at least 1, got 0"),
+        ((2, 2, -1, 2), r"blocks_per_stage\[2\].*got -1"),
+        ((2, 2, 2, 1.5), r"blocks_per_stage\[3\].*got 1.5"),
+        ((2, 2, 2, True), r"blocks_per_stage\[3\].*got True"),
+        ((2, 2, 2), "blocks_per_stage must be four numbers"),
+        ((2, 2, 2, 2, 2), "blocks_per_stage must be four numbers"),
+        (8, "blocks_per_stage must be four numbers, got 8"),
+        (None, "blocks_per_stage must be four numbers, got None"),
+    ],
+)
+def test_every_stage_needs_a_block(blocks_per_stage, message):
+    with pytest.raises(ValueError, match=message):
+        models.ResNet(blocks.BasicBlock, blocks_per_stage, width=4)
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.0, True])
+def test_every_stage_of_the_small_family_needs_a_block(value):
+    with pytest.raises(ValueError, match="blocks_per_stage must be a whole number of at least 1"):
+        models.CifarResNet(blocks.PlainBlock, value)
+
+
+@pytest.mark.parametrize("depth", [20.0, "20", True, None])
+def test_a_depth_is_a_whole_number(depth):
+    with pytest.raises(ValueError, match=f"depth must be a whole number.*got {depth!r}"):
+        models.cifar_resnet(depth)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({}, "unknown model family None; choose one of cifar, resnet, d2l-resnet18"),
+        (
+            {"family": "cifar", "depth": 8, "layers": 3},
+            "'cifar' has no option 'layers'; its options are depth",
+        ),
+        ({"family": "d2l-resnet18", "depth": 18}, "'d2l-resnet18' has no option 'depth'"),
+        ({"family": "resnet"}, "'resnet' needs depth"),
+    ],
+)
+def test_a_wrong_model_entry_of_a_record_says_what_is_allowed(spec, message):
+    before = dict(spec)
+    with pytest.raises(ValueError, match=message):
+        models.build(spec)
+    assert spec == before
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ({"family": "cifar", "depth": 20, "residual": False}, 269_722),
+        ({"family": "resnet", "depth": 18}, 11_689_512),
+        ({"family": "d2l-resnet18"}, 11_178_378),
+    ],
+)
+def test_a_model_entry_builds_the_published_network(spec, expected):
+    assert probes.count_parameters(models.build(spec)) == expected
+
+
+@pytest.mark.parametrize(("stride", "out_channels"), [(1, 3), (2, 6), (2, 3), (1, 6)])
+def test_d2ls_block_is_d2ls(stride, out_channels):
+    """Its own ``Residual``, from its library, under copied weights."""
+    from d2l import torch as d2l
+
+    torch.manual_seed(0)
+    projects = stride != 1 or out_channels != 3
+    theirs = d2l.Residual(3, out_channels, use_1x1conv=projects, strides=stride)
+    randomize(theirs)
+    ours = blocks.D2LResidual(3, out_channels, stride)
+    state = {name.replace("conv3", "shortcut"): value for name, value in theirs.state_dict().items()}
+    ours.load_state_dict(state, strict=True)
+    x = torch.rand(4, 3, 6, 6)
+    for training in (True, False):
+        ours.train(training), theirs.train(training)
+        torch.testing.assert_close(ours(x), theirs(x))
+
+
 def test_preactivation_is_the_formula():
     torch.manual_seed(0)
     block = blocks.PreActBlock(4, 8, stride=2)

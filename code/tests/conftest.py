@@ -1,0 +1,69 @@
+"""What several tests need."""
+
+import os
+
+import matplotlib
+import pytest
+import torch
+from resnetbook import data
+from torch import nn
+
+matplotlib.use("Agg")
+
+
+def require(condition: bool, reason: str) -> None:
+    """Skip unless the condition holds; with ``RESNETBOOK_STRICT=1``, as in CI, fail instead."""
+    if not condition:
+        if os.environ.get("RESNETBOOK_STRICT") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def dataset() -> data.FashionMNIST:
+    """The real data."""
+    try:
+        return data.fashion_mnist()
+    except data.DataError as error:
+        require(False, f"no Fashion-MNIST: {error}")
+
+
+@pytest.fixture
+def toy(monkeypatch) -> data.FashionMNIST:
+    """Noise in place of the data, 120 and 40 images of 28×28, wherever the package asks for it."""
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randint(0, 256, (160, 1, 28, 28), dtype=torch.uint8, generator=generator)
+    labels = torch.randint(0, 10, (160,), generator=generator)
+    loaded = data.FashionMNIST(images[:120], labels[:120], images[120:], labels[120:])
+    monkeypatch.setattr(data, "fashion_mnist", lambda root=None, download=True: loaded)
+    return loaded
+
+
+@pytest.fixture
+def few() -> tuple[torch.Tensor, torch.Tensor]:
+    """70 tiny images of noise, uint8 (70, 1, 8, 8), and labels of 10 classes."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (70, 1, 8, 8), dtype=torch.uint8, generator=generator)
+    labels = torch.randint(0, 10, (70,), generator=generator)
+    return images, labels
+
+
+# What this machine has: a test for the others is not collected, so that none is skipped.
+DEVICES = ["cpu"]
+DEVICES += ["cuda"] if torch.cuda.is_available() else []
+DEVICES += ["mps"] if torch.backends.mps.is_available() else []
+
+
+def small_net(num_classes: int = 10, dropout: float = 0.0) -> nn.Sequential:
+    """A network for 8×8 images that trains in milliseconds; has a norm, and random numbers on request."""
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1, bias=False),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Conv2d(4, 6, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Dropout(dropout),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(24, num_classes),
+    )
