@@ -8,6 +8,7 @@ import sys
 import torch
 
 from resnetbook import data, runs
+from resnetbook.train import choose_device
 
 
 def _data(arguments: argparse.Namespace) -> None:
@@ -23,10 +24,14 @@ def _train(arguments: argparse.Namespace) -> None:
         for name, experiment in runs.EXPERIMENTS.items():
             print(f"{name}-seed0 … seed{experiment.seeds - 1}: {experiment.about}")
         return
-    if arguments.threads:
+    if arguments.threads is not None:
+        if arguments.threads < 1:
+            raise ValueError(f"--threads must be at least 1, got {arguments.threads}")
         torch.set_num_threads(arguments.threads)
+    # A wrong name or device fails before hours of training.
     for name in arguments.names:
-        runs.experiment_of(name)  # a wrong name fails before hours of training
+        runs.experiment_of(name)
+    choose_device(arguments.device)
     for name in arguments.names:
         if name in runs.names() and not arguments.again:
             print(f"{name}: recorded already (--again trains it once more)")
@@ -103,9 +108,13 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         arguments.run(arguments)
-    except (data.DataError, KeyError, ValueError) as error:
-        message = error.args[0] if error.args else error
+    except (data.DataError, FloatingPointError, KeyError, OSError, ValueError) as error:
+        # A KeyError would print its message in quotes; an OSError's first argument is only a number.
+        message = error.args[0] if isinstance(error, KeyError) and error.args else error
         print(f"resnetbook: {message}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("resnetbook: interrupted", file=sys.stderr)
         return 1
     return 0
 

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from resnetbook import data, models, runs
-from resnetbook.train import Recipe, default_device, fit
+from resnetbook.train import Recipe, choose_device, fit
 
 
 @contextlib.contextmanager
@@ -106,20 +106,26 @@ def measure(
         round], "median", "ratio": median of the ratios to d2l, round by round}}, "hardware", "versions"}``.
 
     Raises:
-        ValueError: for a count below 1.
+        ValueError: for a count below 1, more images than there are, or a device that is not there.
         ImportError: if d2l is not installed.
     """
     counts = {"side": side, "batch_size": batch_size, "num_batches": num_batches, "rounds": rounds}
     for name, value in counts.items():
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
-    chosen = torch.device(device) if device is not None else default_device()
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+    available = data.SHAPES["train-images-idx3-ubyte"][0]
+    if num_batches * batch_size > available:
+        raise ValueError(
+            f"{num_batches} batches of {batch_size:,} are more than the {available:,} training images"
+        )
+    chosen = choose_device(device)
     recipe = dataclasses.replace(
         runs.EXPERIMENTS["source-recipe"].recipe,
         num_epochs=1,
         batch_size=batch_size,
         resize=None if side == 28 else side,
         channels_last=False,
+        autocast=None,
     )
     loaded = data.fashion_mnist()
     with _d2l_folder():

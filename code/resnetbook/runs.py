@@ -22,7 +22,7 @@ import torchvision
 from safetensors.numpy import load_file, save_file
 
 from resnetbook import data, models, probes
-from resnetbook.train import Recipe, default_device, evaluate, fit
+from resnetbook.train import Recipe, choose_device, default_device, evaluate, fit, has_bfloat16
 
 RECORDS = Path(__file__).parent / "records"
 MODES = ("recorded", "quick", "full")
@@ -95,13 +95,6 @@ def _experiments() -> dict[str, Experiment]:
             keep_logits=True,
             about="d2l's ResNet-18 and recipe: SGD 0.05, 10 epochs, images at 96×96, in bfloat16.",
         ),
-        "source-recipe-28": Experiment(
-            {"family": "d2l-resnet18"},
-            dataclasses.replace(_SOURCE_RECIPE, resize=None),
-            held_out=0,
-            keep_logits=True,
-            about="The source recipe with one change: images stay at 28×28.",
-        ),
     }
     stems = {
         "imagenet-28": ({"stem": "imagenet"}, None),
@@ -160,13 +153,21 @@ def load(name: str, folder: Path | None = None) -> dict:
 
     Raises:
         KeyError: if there is none of this name; the message lists near names.
+        ValueError: if the file holds no record.
     """
-    path = (folder or RECORDS) / f"{name}.json"
-    if not path.is_file() or path.parent != (folder or RECORDS):
-        known = names(folder)
+    known = names(folder)
+    # A name is one of those, and no path: nothing outside of the folder is ever read.
+    if name not in known:
         near = [k for k in known if k.startswith(name.split("-")[0])] or known
         raise KeyError(f"no record {name!r}; there are: {', '.join(near) or 'none yet'}")
-    return json.loads(path.read_text(encoding="utf-8"))
+    path = (folder or RECORDS) / f"{name}.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not a record that can be read ({error}); record it again") from error
+    if not isinstance(found, dict) or found.get("name") != name:
+        raise ValueError(f"{path} does not hold the record {name!r}; record it again")
+    return found
 
 
 def load_seeds(experiment: str, folder: Path | None = None) -> list[dict]:
@@ -188,7 +189,7 @@ def load_logits(name: str, folder: Path | None = None) -> np.ndarray:
         KeyError: if the record has none.
     """
     path = (folder or RECORDS) / f"{name}.safetensors"
-    if not path.is_file():
+    if name not in names(folder) or not path.is_file():
         raise KeyError(f"record {name!r} keeps no logits")
     return load_file(path)["test_logits"]
 
@@ -205,7 +206,8 @@ def experiment_of(name: str) -> tuple[str, Experiment, int]:
         KeyError: if the name is not ``EXPERIMENT-seedN`` with a known experiment.
     """
     experiment, _, seed = name.rpartition("-seed")
-    if experiment not in EXPERIMENTS or not seed.isdecimal():
+    # One name for one run: neither seed01 nor digits of another script.
+    if experiment not in EXPERIMENTS or not seed.isdecimal() or seed != str(int(seed)):
         raise KeyError(f"no run {name!r}: say EXPERIMENT-seedN with one of {', '.join(EXPERIMENTS)}")
     return experiment, EXPERIMENTS[experiment], int(seed)
 
@@ -229,9 +231,17 @@ def record(
         root: of the data.
         progress: show one progress bar.
         experiment: what to train instead of the experiment of that name.
+
+    Raises:
+        KeyError: if there is no such run.
+        ValueError: if this machine has no such device.
+        data.DataError: if the data is missing or wrong.
     """
     experiment_name, known, seed = experiment_of(name)
     experiment = experiment or known
+    folder = folder or RECORDS
+    folder.mkdir(parents=True, exist_ok=True)  # before hours of training, not after
+    chosen = choose_device(device)
     source = _source()  # before the run: what is edited while it computes did not take part
     dataset = data.fashion_mnist(root)
     images, labels, valid = dataset.train_images, dataset.train_labels, None
@@ -249,13 +259,13 @@ def record(
         valid=valid,
         fixed_slice=experiment.fixed_slice,
         seed=seed,
-        device=device,
+        device=chosen,
         checkpoint=checkpoint,
         progress=progress,
     )
     test_images = dataset.test_images[: experiment.num_test]
     test_labels = dataset.test_labels[: experiment.num_test]
-    test = evaluate(model, test_images, test_labels, experiment.recipe, device)
+    test = evaluate(model, test_images, test_labels, experiment.recipe, chosen)
     side = experiment.recipe.resize or 28
     result = {
         "name": name,
@@ -270,17 +280,18 @@ def record(
         "test_loss": test.loss,
         "parameters": probes.count_parameters(model),
         "macs": probes.count_macs(model, (1, side, side)),
-        "hardware": hardware(torch.device(device) if device else default_device()),
+        "hardware": hardware(chosen),
         "versions": versions(),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         **source,
         "command": f"python -m resnetbook train {name}",
     }
-    folder = folder or RECORDS
     if experiment.keep_logits:
         save_file({"test_logits": test.logits.half().numpy()}, folder / f"{name}.safetensors")
     save(result, folder)
-    checkpoint.unlink(missing_ok=True)
+    # With what a kill in the middle of writing left beside it.
+    for path in (checkpoint, *checkpoint.parent.glob(f"{checkpoint.name}.*.tmp")):
+        path.unlink(missing_ok=True)
     return result
 
 
@@ -289,7 +300,8 @@ def obtain(experiment: str, folder: str | Path = "my-runs") -> Path:
 
     ``recorded`` trains nothing and returns the book's records. ``quick`` trains one seed for two
     epochs on 1,000 images and tests it on 1,000, to see it happen; its numbers are not the book's.
-    ``full`` trains every seed as the book did, and goes on where it was interrupted.
+    ``full`` trains every seed as the book did, and goes on where it was interrupted. Both train in
+    float32 what the book trained in bfloat16, if the device has no instructions for that.
 
     Args:
         experiment: a name in ``EXPERIMENTS``.
@@ -302,6 +314,8 @@ def obtain(experiment: str, folder: str | Path = "my-runs") -> Path:
     chosen = mode()
     if chosen == "recorded":
         return RECORDS
+    if known.recipe.autocast == "bfloat16" and not has_bfloat16(default_device()):
+        known = dataclasses.replace(known, recipe=dataclasses.replace(known.recipe, autocast=None))
     seeds = known.seeds
     if chosen == "quick":
         recipe = dataclasses.replace(known.recipe, num_epochs=min(2, known.recipe.num_epochs))

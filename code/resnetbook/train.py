@@ -4,10 +4,12 @@ import dataclasses
 import hashlib
 import math
 import os
+import pickle
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from numbers import Integral, Real
 from pathlib import Path
 
 import torch
@@ -32,8 +34,8 @@ class Recipe:
         num_epochs: passes over the training images.
         batch_size: images per step; the last, smaller batch of an epoch is used too.
         lr: the (largest) learning rate of SGD.
-        momentum: of SGD.
-        nesterov: look ahead along the momentum.
+        momentum: of SGD, at least 0 and below 1.
+        nesterov: look ahead along the momentum, which must not be 0.
         weight_decay: of SGD, on every parameter.
         schedule: ``constant``; ``cosine`` to 0; or ``onecycle`` (up over 30 % of the steps, then
             down, both linear).
@@ -77,26 +79,38 @@ class Recipe:
             if getattr(self, name) not in allowed:
                 choices = ", ".join(map(repr, allowed))
                 raise ValueError(f"{name} must be one of {choices}, got {getattr(self, name)!r}")
-        for name in ("num_epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("momentum", "weight_decay", "warmup_steps", "shift"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        for name in ("label_smoothing", "erase"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
-        if not (math.isfinite(self.lr) and self.lr > 0):
-            raise ValueError(f"lr must be a positive number, got {self.lr}")
-        if self.resize is not None and self.resize < 1:
-            raise ValueError(f"resize must be None or at least 1, got {self.resize}")
+        for name in ("nesterov", "normalize", "flip", "channels_last"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
+        whole = {"num_epochs": 1, "batch_size": 1, "warmup_steps": 0, "shift": 0, "resize": 1}
+        for name, least in whole.items():
+            if name == "resize" and self.resize is None:
+                continue
+            _check_whole(name, getattr(self, name), least)
+            # A plain number: NumPy's could not be read back from a checkpoint or a record.
+            object.__setattr__(self, name, int(getattr(self, name)))
+        allowed = {
+            "lr": (lambda x: 0 < x < math.inf, "a positive number"),
+            "momentum": (lambda x: 0 <= x < 1, "a number of at least 0 and below 1"),
+            "weight_decay": (lambda x: 0 <= x < math.inf, "a number of at least 0"),
+            "label_smoothing": (lambda x: 0 <= x <= 1, "a number between 0 and 1"),
+            "erase": (lambda x: 0 <= x <= 1, "a number between 0 and 1"),
+        }
+        for name, (fits, words) in allowed.items():
+            value = getattr(self, name)
+            # Not a number (NaN) fails every comparison.
+            if isinstance(value, bool) or not isinstance(value, Real) or not fits(value):
+                raise ValueError(f"{name} must be {words}, got {value!r}")
+            object.__setattr__(self, name, float(value))
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov needs a momentum above 0, got 0")
 
     @classmethod
     def from_dict(cls, fields: dict) -> "Recipe":
         """A recipe from a record's ``recipe`` entry.
 
         Raises:
-            ValueError: if a field is unknown.
+            ValueError: if a field is unknown, or its value makes no sense.
         """
         known = [field.name for field in dataclasses.fields(cls)]
         unknown = [name for name in fields if name not in known]
@@ -121,6 +135,34 @@ def default_device() -> torch.device:
     if torch.backends.mps.is_available():
         return torch.device("mps")
     return torch.device("cpu")
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device has instructions for bfloat16; elsewhere it is many times slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        # PyTorch's own names are private, and older versions lack some.
+        questions = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        return any(getattr(torch.cpu, question, lambda: False)() for question in questions)
+    return False
+
+
+def choose_device(device: torch.device | str | None = None) -> torch.device:
+    """The device of that name; without a name, the best there is.
+
+    Raises:
+        ValueError: if this machine has no such device; the message names those it has.
+    """
+    if device is None:
+        return default_device()
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        there = dict.fromkeys(["cpu", default_device().type])
+        raise ValueError(f"no device {device!r} on this machine; there is: {', '.join(there)}") from error
+    return chosen
 
 
 def initialize(model: nn.Module, how: str) -> None:
@@ -211,7 +253,7 @@ def fit(
         labels: int64 ``(N,)``.
         recipe: how to train. If it initializes, seed first (``torch.manual_seed``).
         valid: held-out images and labels, evaluated after every epoch.
-        fixed_slice: that many training images, the first, are evaluated after every epoch in
+        fixed_slice: up to that many training images, the first, are evaluated after every epoch in
             evaluation mode: the running mean lags behind and sees batch statistics.
         seed: of the order of images and of the augmentation.
         device: default: CUDA, MPS or the CPU, whichever there is.
@@ -226,12 +268,19 @@ def fit(
         ``"slice_loss"`` and ``"slice_accuracy"``.
 
     Raises:
-        ValueError: if images, labels and model do not fit together, or the checkpoint belongs
-            to another recipe, seed or data set.
-        FloatingPointError: if the loss is no longer finite.
+        ValueError: if images, labels and model do not fit together, there is no such device, or the
+            checkpoint cannot be read or belongs to another model, recipe, seed or data set.
+        FloatingPointError: if the loss or a weight is no longer finite.
     """
     _check_data(images, labels)
-    device = torch.device(device) if device is not None else default_device()
+    if valid is not None:
+        _check_data(*valid)
+    _check_whole("fixed_slice", fixed_slice, 0)
+    _check_whole("seed", seed, 0)
+    seed = int(seed)  # NumPy's integers could not be read back from a checkpoint
+    device = choose_device(device)
+    # Only a checkpoint needs it, and it reads every image.
+    identity = _identity(recipe, seed, images, labels) if checkpoint is not None else {}
     memory_format = torch.channels_last if recipe.channels_last else torch.contiguous_format
     initialize(model, recipe.initialization)
     model.to(device=device, memory_format=memory_format)
@@ -246,7 +295,6 @@ def fit(
     scaler = torch.amp.GradScaler(device.type, enabled=recipe.autocast == "float16")
     steps_per_epoch = math.ceil(len(images) / recipe.batch_size)
     num_steps = recipe.num_epochs * steps_per_epoch
-    identity = _identity(recipe, seed, images, labels)
 
     history: list[dict] = []
     if checkpoint is not None and Path(checkpoint).exists():
@@ -270,9 +318,12 @@ def fit(
                 y = labels[indices]
                 with _autocast(recipe, device):
                     logits = model(x)
+                _check_logits(logits, len(y))
                 logits = logits.float()
-                if step == 0 and epoch == 1:
-                    _check_logits(logits, labels)
+                if step == 0:
+                    _check_labels(labels, logits.shape[1])
+                    if valid is not None:
+                        _check_labels(valid[1], logits.shape[1])
                 loss = F.cross_entropy(logits, y, label_smoothing=recipe.label_smoothing)
                 optimizer.zero_grad(set_to_none=True)
                 scaler.scale(loss).backward()
@@ -291,6 +342,9 @@ def fit(
             }
             if not math.isfinite(entry["train_loss"]):
                 raise FloatingPointError(f"the loss is {entry['train_loss']} in epoch {epoch}; lower lr")
+            # The last step of an epoch changes the weights after the last loss.
+            if not all(torch.isfinite(parameter).all() for parameter in model.parameters()):
+                raise FloatingPointError(f"a weight is no longer finite after epoch {epoch}; lower lr")
             if valid is not None:
                 entry["valid_accuracy"] = evaluate(model, *valid, recipe, device).accuracy
             if fixed_slice:
@@ -326,22 +380,30 @@ def evaluate(
         batch_size: images at a time; it changes the memory needed, not the result.
 
     Raises:
-        ValueError: if images, labels and model do not fit together.
+        ValueError: if images, labels and model do not fit together, there is no such device, or
+            ``batch_size`` is below 1.
     """
     _check_data(images, labels)
+    _check_whole("batch_size", batch_size, 1)
     recipe = recipe or Recipe()
-    device = torch.device(device) if device is not None else default_device()
+    device = choose_device(device)
     model.to(device)
-    was_training = model.training
+    # Module by module: a model may keep some of its layers in evaluation mode while it trains.
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     batches = []
-    for part in images.split(batch_size):
-        with _autocast(recipe, device):
-            batches.append(model(prepare(part.to(device), recipe)).float().cpu())
-    model.train(was_training)
+    try:
+        for part in images.split(batch_size):
+            with _autocast(recipe, device):
+                logits = model(prepare(part.to(device), recipe))
+            _check_logits(logits, len(part))
+            batches.append(logits.float().cpu())
+    finally:
+        for module, training in modes:
+            module.training = training
     logits = torch.cat(batches)
     labels = labels.cpu()
-    _check_logits(logits, labels)
+    _check_labels(labels, logits.shape[1])
     loss = F.cross_entropy(logits, labels).item()
     accuracy = (logits.argmax(1) == labels).float().mean().item()
     return Evaluation(loss, accuracy, logits)
@@ -353,25 +415,42 @@ def _autocast(recipe: Recipe, device: torch.device) -> AbstractContextManager:
     return torch.autocast(device.type, dtype=getattr(torch, recipe.autocast))
 
 
+def _check_whole(name: str, value: int, least: int) -> None:
+    # True and False are whole numbers to Python, and never what was meant.
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+
+
 def _check_data(images: Tensor, labels: Tensor) -> None:
+    for name, value in (("images", images), ("labels", labels)):
+        if not isinstance(value, Tensor):
+            raise ValueError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
     if images.dim() != 4:
         raise ValueError(f"images must have shape (N, C, H, W), got {tuple(images.shape)}")
     if images.dtype != torch.uint8:
-        raise ValueError(f"images must be uint8 (0 to 255), got {images.dtype}; fit() scales them itself")
+        raise ValueError(f"images must be uint8 (0 to 255), got {images.dtype}; they are scaled here")
     if labels.dim() != 1 or len(labels) != len(images):
         raise ValueError(f"labels must have shape ({len(images)},), got {tuple(labels.shape)}")
     if labels.dtype != torch.int64:
         raise ValueError(f"labels must be int64, got {labels.dtype}")
-    if len(images) == 0:
-        raise ValueError("there are no images")
+    if images.numel() == 0:
+        raise ValueError(f"there are no images: their shape is {tuple(images.shape)}")
 
 
-def _check_logits(logits: Tensor, labels: Tensor) -> None:
-    if logits.dim() != 2:
-        raise ValueError(f"the model must give logits (N, num_classes), got {tuple(logits.shape)}")
+def _check_logits(logits: Tensor, num_images: int) -> None:
+    if not isinstance(logits, Tensor):
+        raise ValueError(f"the model must give logits (N, num_classes), got {type(logits).__name__}")
+    if logits.dim() != 2 or len(logits) != num_images:
+        raise ValueError(
+            f"the model must give logits ({num_images}, num_classes) for {num_images} images, "
+            f"got {tuple(logits.shape)}"
+        )
+
+
+def _check_labels(labels: Tensor, num_classes: int) -> None:
     low, high = labels.min().item(), labels.max().item()
-    if low < 0 or high >= logits.shape[1]:
-        raise ValueError(f"labels run from {low} to {high}, the model knows 0 to {logits.shape[1] - 1}")
+    if low < 0 or high >= num_classes:
+        raise ValueError(f"labels run from {low} to {high}, the model knows 0 to {num_classes - 1}")
 
 
 def _identity(recipe: Recipe, seed: int, images: Tensor, labels: Tensor) -> dict:
@@ -391,21 +470,22 @@ def _save_checkpoint(
     """Write aside, flush to the disk, rename: a kill at any moment leaves the old or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with open(aside, "wb") as file:
-        torch.save(
-            {
-                "identity": identity,
-                "model": model.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "scaler": scaler.state_dict(),
-                "random": torch.get_rng_state(),
-                "history": history,
-            },
-            file,
-        )
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, path)
+    state = {
+        "identity": identity,
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "scaler": scaler.state_dict(),
+        "random": torch.get_rng_state(),
+        "history": history,
+    }
+    try:
+        with open(aside, "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)  # there only if something went wrong, such as a full disk
 
 
 def _load_checkpoint(
@@ -418,13 +498,23 @@ def _load_checkpoint(
     try:
         # weights_only: nothing but tensors and plain containers is ever read from a file.
         state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        # PyTorch's own message advises to read the file without this protection: do not repeat it.
+        reason = "it is damaged, or holds more than tensors and plain values"
+        raise ValueError(f"{path} is not a checkpoint that can be read ({reason}); delete it") from None
     except Exception as error:
         raise ValueError(f"{path} is not a checkpoint that can be read ({error}); delete it") from error
+    keys = ("identity", "model", "optimizer", "scaler", "random", "history")
+    if not isinstance(state, dict) or any(key not in state for key in keys):
+        raise ValueError(f"{path} is not a checkpoint of a training run; delete it or name another file")
     for key, value in identity.items():
-        if state["identity"][key] != value:
+        if state["identity"].get(key) != value:
             raise ValueError(f"{path} was made with another {key}; delete it or name another file")
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
+    try:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"{path} was made with another model; delete it or name another file") from error
     scaler.load_state_dict(state["scaler"])
     torch.set_rng_state(state["random"])
     return state["history"]

@@ -1,0 +1,271 @@
+"""The command line, as a reader uses it."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from resnetbook import data, runs
+from resnetbook.__main__ import main
+from resnetbook.train import Recipe
+
+COMMANDS = ("data", "train", "notebooks", "bench")
+
+
+def fails(capsys, *arguments: str) -> str:
+    """The message of a command that must fail in an orderly way."""
+    assert main(list(arguments)) == 1
+    out, err = capsys.readouterr()
+    assert err.startswith("resnetbook: ") and "Traceback" not in err
+    return err
+
+
+def test_help_names_every_command(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--help"])
+    assert stopped.value.code == 0
+    out = capsys.readouterr().out
+    assert all(re.search(rf"^\s+{name}\s+\w", out, re.M) for name in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("data", ["--root", "--offline"]),
+        ("train", ["--list", "--again", "--device", "--threads", "--root"]),
+        ("notebooks", ["--check"]),
+        ("bench", ["--side", "--batch-size", "--batches", "--rounds", "--device", "--json"]),
+    ],
+)
+def test_every_command_explains_every_option(capsys, command, options):
+    with pytest.raises(SystemExit) as stopped:
+        main([command, "--help"])
+    assert stopped.value.code == 0
+    out = capsys.readouterr().out
+    for option in options:
+        # The option, perhaps a value, then words.
+        assert re.search(rf"^  {option}( [A-Z_]+)?\s+\w+", out, re.M), option
+
+
+@pytest.mark.parametrize("arguments", [[], ["dance"], ["data", "--colour"], ["bench", "--side", "many"]])
+def test_a_wrong_command_is_explained(capsys, arguments):
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+    assert "usage: python -m resnetbook" in capsys.readouterr().err
+
+
+def test_it_runs_as_a_module_and_fails_without_a_traceback(tmp_path):
+    def run(*arguments: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "resnetbook", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+
+    (tmp_path / "file").write_text("in the way")
+    done = run("data", "--offline", "--root", str(tmp_path / "file"))
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.startswith("resnetbook: cannot write to ") and "Traceback" not in done.stderr
+    assert str(tmp_path / "file") in done.stderr
+    done = run("train", "--list")
+    assert done.returncode == 0 and done.stderr == ""
+    assert "source-recipe-seed0" in done.stdout
+
+
+# ---------------------------------------------------------------------------------------------------
+# data
+
+
+def test_data_says_what_is_ready(toy, capsys):
+    assert main(["data"]) == 0
+    assert capsys.readouterr().out == "Fashion-MNIST is ready: 120 training and 40 test images, checked.\n"
+
+
+def test_data_hands_its_options_on(monkeypatch, capsys):
+    seen = []
+
+    def fashion_mnist(root, download):
+        seen.append((root, download))
+        raise data.DataError("nothing here; do this")
+
+    monkeypatch.setattr(data, "fashion_mnist", fashion_mnist)
+    assert fails(capsys, "data", "--root", "somewhere", "--offline") == "resnetbook: nothing here; do this\n"
+    fails(capsys, "data")
+    assert seen == [("somewhere", False), (None, True)]
+
+
+def test_a_wrong_file_is_named(tmp_path, capsys):
+    folder = tmp_path / "FashionMNIST" / "raw"
+    folder.mkdir(parents=True)
+    for name in data.SHA256:
+        (folder / name).write_bytes(b"\0\0\x08\x03 much too short")
+    message = fails(capsys, "data", "--root", str(tmp_path), "--offline")
+    assert str(folder / "train-images-idx3-ubyte") in message
+    assert "cut short" in message and "Delete it" in message
+
+
+# ---------------------------------------------------------------------------------------------------
+# train
+
+
+@pytest.fixture
+def tiny(toy, tmp_path, monkeypatch):
+    """One experiment on noise; records and checkpoints in ``tmp_path``."""
+    experiment = runs.Experiment(
+        {"family": "cifar", "depth": 8, "width": 2, "in_channels": 1, "stem_stride": 4},
+        Recipe(num_epochs=1, batch_size=40),
+        seeds=2,
+        held_out=0,
+        about="Small enough for a test.",
+    )
+    monkeypatch.setattr(runs, "EXPERIMENTS", {"tiny-one": experiment})
+    monkeypatch.setattr(runs, "RECORDS", tmp_path / "records")
+    monkeypatch.setenv("RESNETBOOK_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
+def test_train_lists_what_can_be_trained(tiny, capsys):
+    for arguments in (["train", "--list"], ["train"]):
+        assert main(arguments) == 0
+        assert capsys.readouterr().out == "tiny-one-seed0 … seed1: Small enough for a test.\n"
+
+
+def test_train_records_once_and_again_on_request(tiny, capsys):
+    assert main(["train", "tiny-one-seed0", "--device", "cpu"]) == 0
+    accuracy = runs.load("tiny-one-seed0")["test_accuracy"]
+    out, err = capsys.readouterr()
+    assert out == f"tiny-one-seed0: test accuracy {accuracy:.4f}\n"
+    assert "3/3" in err  # the progress bar
+
+    path = runs.RECORDS / "tiny-one-seed0.json"
+    path.write_text(path.read_text().replace('"seed": 0', '"seed": 99'))
+    assert main(["train", "tiny-one-seed0", "--device", "cpu"]) == 0
+    assert "recorded already (--again trains it once more)" in capsys.readouterr().out
+    assert runs.load("tiny-one-seed0")["seed"] == 99  # it was left alone
+    assert main(["train", "tiny-one-seed0", "--device", "cpu", "--again"]) == 0
+    assert runs.load("tiny-one-seed0")["seed"] == 0
+
+
+def test_a_wrong_argument_fails_before_the_first_run(tiny, capsys, monkeypatch):
+    monkeypatch.setattr(runs, "record", lambda *a, **k: pytest.fail("trained"))
+    message = fails(capsys, "train", "tiny-one-seed0", "tiny-two-seed0")
+    assert "no run 'tiny-two-seed0': say EXPERIMENT-seedN with one of tiny-one" in message
+    assert "'\n" not in message and '"' not in message  # not in a KeyError's quotes
+    assert "no run 'tiny-one'" in fails(capsys, "train", "tiny-one")
+    assert "no device 'gpu'" in fails(capsys, "train", "tiny-one-seed0", "--device", "gpu")
+    for threads in ("0", "-2"):
+        assert "--threads must be at least 1" in fails(
+            capsys, "train", "tiny-one-seed0", "--threads", threads
+        )
+
+
+def test_threads_are_set(tiny, monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    assert main(["train", "tiny-one-seed0", "--threads", "3", "--device", "cpu"]) == 0
+    assert asked == [3]
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (FloatingPointError("the loss is nan in epoch 1; lower lr"), "resnetbook: the loss is nan"),
+        (
+            OSError(28, "No space left on device", "a.pt"),
+            "resnetbook: [Errno 28] No space left on device: 'a.pt'",
+        ),
+        (KeyboardInterrupt(), "resnetbook: interrupted"),
+    ],
+)
+def test_what_goes_wrong_while_training_is_said_without_a_traceback(
+    tiny, capsys, monkeypatch, error, message
+):
+    def record(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr(runs, "record", record)
+    assert fails(capsys, "train", "tiny-one-seed0").startswith(message)
+
+
+# ---------------------------------------------------------------------------------------------------
+# notebooks
+
+
+def test_an_unknown_notebook_is_named(capsys):
+    message = fails(capsys, "notebooks", "77")
+    assert "no notebook '77'; there are: " in message and "04_blocks.ipynb" in message
+
+
+@pytest.fixture
+def notebooks(monkeypatch):
+    from resnetbook import notebooks
+
+    monkeypatch.setattr(notebooks, "paths", lambda names: [Path("01_a.ipynb"), Path("02_b.ipynb")])
+    return notebooks
+
+
+def test_a_stale_notebook_is_named(notebooks, monkeypatch, capsys):
+    monkeypatch.setattr(notebooks, "refresh", lambda path: pytest.fail("wrote into a notebook"))
+    monkeypatch.setattr(notebooks, "check", lambda path: "-old\n+new" if path.stem == "02_b" else "")
+    assert main(["notebooks", "--check"]) == 1
+    out, err = capsys.readouterr()
+    assert "-old\n+new" in out and "01_a.ipynb …" in out
+    assert err == "resnetbook: not fresh: 02_b.ipynb; run python -m resnetbook notebooks\n"
+
+
+def test_notebooks_are_refreshed(notebooks, monkeypatch, capsys):
+    refreshed = []
+    monkeypatch.setattr(notebooks, "refresh", refreshed.append)
+    assert main(["notebooks"]) == 0
+    assert [path.name for path in refreshed] == ["01_a.ipynb", "02_b.ipynb"]
+
+
+@pytest.mark.parametrize(("command", "module"), [("notebooks", "nbformat"), ("bench", "d2l")])
+def test_a_missing_package_is_named(command, module, monkeypatch, capsys):
+    """Only these commands need more than the package itself does."""
+    for name in (f"resnetbook.{command}", "resnetbook.bench", "resnetbook.notebooks"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    import resnetbook
+
+    monkeypatch.delattr(resnetbook, command, raising=False)
+    monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
+    arguments = ["--side", "28", "--batch-size", "2", "--batches", "1"] if command == "bench" else []
+    message = fails(capsys, command, *arguments)
+    assert module in message and "pip install -r requirements.txt" in message
+
+
+# ---------------------------------------------------------------------------------------------------
+# bench
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--side", "0"], "side must be a whole number of at least 1, got 0"),
+        (["--batch-size", "-1"], "batch_size must be a whole number of at least 1"),
+        (["--batches", "0"], "num_batches must be"),
+        (["--rounds", "0"], "rounds must be"),
+        (["--device", "toaster"], "no device 'toaster'"),
+        (["--batch-size", "40000"], "more than the 60,000 training images"),
+    ],
+)
+def test_bench_refuses_nonsense(capsys, arguments, message):
+    assert message in fails(capsys, "bench", *arguments)
+
+
+def test_bench_prints_a_table_and_writes_json(monkeypatch, capsys, tmp_path):
+    from resnetbook import bench
+
+    result = {"side": 28}
+    monkeypatch.setattr(
+        bench, "measure", lambda *arguments: result if arguments == (28, 4, 1, 2, "cpu") else 0
+    )
+    monkeypatch.setattr(bench, "table", lambda found: f"table of {found}")
+    options = ["--side", "28", "--batch-size", "4", "--batches", "1", "--rounds", "2", "--device", "cpu"]
+    assert main(["bench", *options, "--json", str(tmp_path / "bench.json")]) == 0
+    assert capsys.readouterr().out == f"table of {result}\n"
+    assert (tmp_path / "bench.json").read_text() == '{\n "side": 28\n}\n'
+    message = fails(capsys, "bench", *options, "--json", str(tmp_path / "missing" / "bench.json"))
+    assert "bench.json" in message
+    assert os.listdir(tmp_path) == ["bench.json"]

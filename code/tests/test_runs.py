@@ -1,0 +1,483 @@
+"""Records: written once, read back unchanged, and every committed one is what it says."""
+
+import dataclasses
+import datetime
+import json
+import math
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from resnetbook import data, models, probes, runs, train
+from resnetbook.train import Recipe
+from torch.nn import functional as F
+
+TINY = runs.Experiment(
+    {"family": "cifar", "depth": 8, "width": 2, "stem_stride": 4, "in_channels": 1, "num_classes": 10},
+    Recipe(num_epochs=3, batch_size=40, lr=0.05),
+    seeds=2,
+    held_out=40,
+    keep_logits=True,
+    about="Small enough for a test.",
+)
+KEYS = {
+    "name",
+    "model",
+    "recipe",
+    "seed",
+    "history",
+    "test_accuracy",
+    "parameters",
+    "macs",
+    "hardware",
+    "versions",
+    "date",
+    "commit",
+    "clean_tree",
+}
+ENTRY = {"epoch", "train_loss", "train_accuracy", "valid_accuracy", "seconds"}
+
+
+@pytest.fixture
+def tiny(toy, tmp_path, monkeypatch) -> data.FashionMNIST:
+    """A book that knows one experiment, on noise, and keeps its records and checkpoints in ``tmp_path``."""
+    monkeypatch.setattr(runs, "EXPERIMENTS", {"tiny-one": TINY})
+    monkeypatch.setattr(runs, "RECORDS", tmp_path / "records")
+    monkeypatch.setenv("RESNETBOOK_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("RESNETBOOK_RUNS", raising=False)
+    return toy
+
+
+def record(name: str = "tiny-one-seed1", **options) -> dict:
+    return runs.record(name, **{"device": "cpu", "progress": False, **options})
+
+
+# ---------------------------------------------------------------------------------------------------
+# Recording
+
+
+def test_a_record_comes_back_as_it_was_made(tiny, tmp_path):
+    result = record()
+    assert runs.names() == ["tiny-one-seed1"]
+    loaded = runs.load("tiny-one-seed1")
+    assert loaded == result
+    assert KEYS <= set(loaded)
+    assert [entry["epoch"] for entry in loaded["history"]] == [1, 2, 3]
+    assert all(set(entry) == ENTRY for entry in loaded["history"])
+    assert Recipe.from_dict(loaded["recipe"]) == TINY.recipe
+    assert (loaded["seed"], loaded["experiment"], loaded["num_images"]) == (1, "tiny-one", 80)
+    assert loaded["date"] == datetime.datetime.now(datetime.UTC).date().isoformat()
+    assert loaded["versions"]["torch"] == torch.__version__
+    assert loaded["hardware"]["threads"] == torch.get_num_threads()
+    assert loaded["command"] == "python -m resnetbook train tiny-one-seed1"
+    model = models.build(loaded["model"])
+    assert loaded["parameters"] == probes.count_parameters(model)
+    assert loaded["macs"] == probes.count_macs(model, (1, 28, 28))
+    logits = torch.from_numpy(runs.load_logits("tiny-one-seed1")).float()
+    assert logits.shape == (40, 10)
+    assert (logits.argmax(1) == tiny.test_labels).double().mean() == pytest.approx(
+        loaded["test_accuracy"], abs=0.03
+    )
+    assert F.cross_entropy(logits, tiny.test_labels) == pytest.approx(loaded["test_loss"], abs=1e-2)
+    # Neither temporary files nor the checkpoint stay.
+    assert sorted(p.name for p in runs.RECORDS.iterdir()) == [
+        "tiny-one-seed1.json",
+        "tiny-one-seed1.safetensors",
+    ]
+    assert list((tmp_path / "cache" / "checkpoints").iterdir()) == []
+
+
+def test_a_record_is_what_fit_and_evaluate_give(tiny):
+    """The same training by hand: the split, the seed, the test set at the end."""
+    result = record()
+    images, labels, *valid = data.split(tiny.train_images, tiny.train_labels, 40)
+    torch.manual_seed(1)
+    model = models.build(TINY.model)
+    history = train.fit(model, images, labels, TINY.recipe, valid=valid, seed=1, device="cpu", progress=False)
+    for ours, theirs in zip(result["history"], history, strict=True):
+        assert {**ours, "seconds": 0} == {**theirs, "seconds": 0}
+    test = train.evaluate(model, tiny.test_images, tiny.test_labels, TINY.recipe, "cpu")
+    assert (result["test_accuracy"], result["test_loss"]) == (test.accuracy, test.loss)
+
+
+def test_recording_twice_gives_the_same_numbers(tiny, tmp_path):
+    first, second = record(), record(folder=tmp_path / "another")
+    for result in (first, second):
+        assert all(entry.pop("seconds") > 0 for entry in result["history"])
+    assert first == second
+    other = record("tiny-one-seed0")
+    assert other["test_loss"] != first["test_loss"]
+
+
+def test_an_interrupted_recording_goes_on(tiny, tmp_path, monkeypatch):
+    whole = record(folder=tmp_path / "whole")
+    evaluate, calls = train.evaluate, []
+
+    def interrupted(*arguments, **options):
+        calls.append(1)
+        if len(calls) == 3:  # while the third epoch is looked at
+            raise KeyboardInterrupt
+        return evaluate(*arguments, **options)
+
+    monkeypatch.setattr(train, "evaluate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        record()
+    assert runs.names() == []
+    (checkpoint,) = (tmp_path / "cache" / "checkpoints").iterdir()
+    assert checkpoint.name == "tiny-one-seed1.pt"
+    assert len(torch.load(checkpoint, weights_only=True)["history"]) == 2
+    # What a kill in the middle of writing leaves beside it is tidied up as well.
+    checkpoint.with_name("tiny-one-seed1.pt.4711.tmp").write_bytes(b"half")
+    resumed = record()
+    assert len(calls) == 4  # one more epoch, no more
+    assert list(checkpoint.parent.iterdir()) == []
+    for result in (whole, resumed):
+        assert all(entry.pop("seconds") > 0 for entry in result["history"])
+    assert resumed == whole
+
+
+def test_a_run_without_validation_says_so(tiny):
+    experiment = dataclasses.replace(TINY, held_out=0, fixed_slice=50, keep_logits=False, num_images=70)
+    result = record(experiment=experiment)
+    assert result["num_images"] == 70 and result["held_out"] == 0
+    for entry in result["history"]:
+        assert entry["valid_accuracy"] is None
+        assert set(entry) == ENTRY | {"slice_loss", "slice_accuracy"}
+    with pytest.raises(KeyError, match="tiny-one-seed1.*keeps no logits"):
+        runs.load_logits("tiny-one-seed1")
+
+
+def test_macs_are_counted_at_the_size_that_the_network_sees(tiny):
+    recipe = dataclasses.replace(TINY.recipe, resize=12, num_epochs=1)
+    result = record(experiment=dataclasses.replace(TINY, recipe=recipe, num_images=50))
+    assert result["macs"] == probes.count_macs(models.build(TINY.model), (1, 12, 12))
+    assert (result["recipe"]["resize"], result["recipe"]["num_epochs"]) == (12, 1)  # what was trained
+
+
+def test_what_cannot_work_fails_before_the_training(tiny, tmp_path, monkeypatch):
+    def forbidden(*arguments, **options):
+        raise AssertionError("trained")
+
+    monkeypatch.setattr(runs, "fit", forbidden)
+    with pytest.raises(KeyError, match="no run 'tiny-two-seed0'.*tiny-one"):
+        record("tiny-two-seed0")
+    with pytest.raises(ValueError, match="no device 'gpu'"):
+        record(device="gpu")
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError):
+        record(folder=tmp_path / "file" / "records")
+
+
+def test_the_commit_and_the_state_of_the_tree_are_git_words(tmp_path, monkeypatch):
+    package = tmp_path / "package"
+    (package / "records").mkdir(parents=True)
+    monkeypatch.setattr(runs, "RECORDS", package / "records")
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
+    assert runs._source() == {"commit": None, "clean_tree": False}  # not from a checkout
+
+    def git(*arguments: str) -> str:
+        identity = ["-c", "user.name=A", "-c", "user.email=a@b.invalid"]
+        command = ["git", "-C", str(package), *identity, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    (package / "train.py").write_text("x = 1\n")
+    git("init", "--quiet")
+    git("add", ".")
+    git("commit", "--quiet", "--message", "first")
+    clean = {"commit": git("rev-parse", "HEAD"), "clean_tree": True}
+    assert runs._source() == clean
+    (package / "records" / "new-seed0.json").write_text("{}")  # a result is not code
+    assert runs._source() == clean
+    (package / "train.py").write_text("x = 2\n")
+    assert runs._source() == {**clean, "clean_tree": False}
+
+
+# ---------------------------------------------------------------------------------------------------
+# Reading
+
+
+def store(folder, *names: str) -> None:
+    folder.mkdir(exist_ok=True)
+    for name in names:
+        runs.save({"name": name, "seed": int(name.rpartition("-seed")[2])}, folder)
+
+
+def test_an_unknown_record_names_its_neighbours(tmp_path):
+    store(tmp_path, "stem-small-seed0", "stem-small-seed1", "other-seed0")
+    with pytest.raises(KeyError, match="no record 'stem-small-seed7'.*stem-small-seed0, stem-small-seed1'?"):
+        runs.load("stem-small-seed7", tmp_path)
+    with pytest.raises(KeyError) as caught:
+        runs.load("stem-seed0", tmp_path)
+    assert "other" not in str(caught.value)
+    with pytest.raises(KeyError, match="there are: other-seed0, stem"):  # nothing is near: all of them
+        runs.load("xyz", tmp_path)
+    with pytest.raises(KeyError, match="none yet"):
+        runs.load("xyz", tmp_path / "missing")
+    with pytest.raises(KeyError, match="no record 'stem-large'"):
+        runs.load_seeds("stem-large", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda f: "../secret",
+        lambda f: str(f.parent / "secret"),
+        lambda f: "a/../x-seed0",
+        lambda f: "./x-seed0",
+        lambda f: "",
+    ],
+)
+def test_a_name_is_not_a_path(tmp_path, make):
+    folder = tmp_path / "records"
+    store(folder, "x-seed0")
+    (folder / "a").mkdir()
+    (tmp_path / "secret.json").write_text('{"name": "secret"}')
+    from safetensors.numpy import save_file
+
+    for path in (tmp_path / "secret.safetensors", folder / "x-seed0.safetensors"):
+        save_file({"test_logits": np.zeros((1, 10), np.float16)}, path)
+    for read in (runs.load, runs.load_logits):
+        with pytest.raises(KeyError, match="record"):
+            read(make(folder), folder)
+    assert runs.load_logits("x-seed0", folder).shape == (1, 10)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1, 2]", '{"name": "other-seed0"}', "\udcff"])
+def test_a_damaged_record_is_named(tmp_path, content):
+    (tmp_path / "x-seed0.json").write_text(content, encoding="utf-8", errors="surrogateescape")
+    with pytest.raises(ValueError, match="x-seed0.json.*record it again"):
+        runs.load("x-seed0", tmp_path)
+
+
+def test_seeds_come_in_the_order_of_numbers_and_of_one_experiment_only(tmp_path):
+    store(tmp_path, "a-seed10", "a-seed2", "a-seed0", "a-b-seed1", "aa-seed1")
+    assert [found["seed"] for found in runs.load_seeds("a", tmp_path)] == [0, 2, 10]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "source-recipe",
+        "source-recipe-seed",
+        "source-recipe-seed-1",
+        "source-recipe-seed1.0",
+        "source-recipe-seed01",
+        "source-recipe-seed²",
+        "source-recipe-seed٣",
+        "source-recipe-seed1 ",
+        "source-recipe-seed1/../x",
+        "source-recipe-Seed1",
+        "-seed1",
+        "seed1",
+        "",
+    ],
+)
+def test_a_malformed_run_name_says_how_names_look(name):
+    with pytest.raises(KeyError, match="say EXPERIMENT-seedN with one of source-recipe"):
+        runs.experiment_of(name)
+
+
+def test_a_run_name_is_experiment_and_seed():
+    assert runs.experiment_of("source-recipe-seed12") == (
+        "source-recipe",
+        runs.EXPERIMENTS["source-recipe"],
+        12,
+    )
+
+
+def test_mean_and_sample_standard_deviation():
+    values = [0.9, 0.92, 0.97]
+    assert runs.mean_std(values) == pytest.approx((np.mean(values), np.std(values, ddof=1)))
+    assert runs.mean_std([0.5]) == (0.5, 0.0)
+
+
+def test_saving_never_leaves_half_a_record(tmp_path, monkeypatch):
+    store(tmp_path, "x-seed0")
+    before = (tmp_path / "x-seed0.json").read_bytes()
+    monkeypatch.setattr(runs.os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        runs.save({"name": "x-seed0", "seed": 0, "more": "x" * 1000}, tmp_path)
+    assert (tmp_path / "x-seed0.json").read_bytes() == before
+    assert runs.names(tmp_path) == ["x-seed0"]
+
+
+# ---------------------------------------------------------------------------------------------------
+# The three modes
+
+
+def test_recorded_mode_is_the_default_and_trains_nothing(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "record", lambda *a, **k: pytest.fail("trained"))
+    for value in (None, "", "recorded"):
+        if value is not None:
+            monkeypatch.setenv("RESNETBOOK_RUNS", value)
+        assert runs.obtain("tiny-one", tmp_path / "mine") == runs.RECORDS
+    assert not (tmp_path / "mine").exists()
+
+
+def test_full_mode_records_every_seed_once(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("RESNETBOOK_RUNS", "full")
+    monkeypatch.setattr(runs, "default_device", lambda: torch.device("cpu"))
+    folder = runs.obtain("tiny-one", str(tmp_path / "mine"))
+    found = runs.load_seeds("tiny-one", folder)
+    assert [r["seed"] for r in found] == [0, 1]
+    assert all(r["recipe"]["num_epochs"] == 3 and r["num_images"] == 80 for r in found)
+    assert found[0]["test_loss"] == pytest.approx(record("tiny-one-seed0")["test_loss"], rel=1e-3)
+    monkeypatch.setattr(runs, "record", lambda *a, **k: pytest.fail("trained again"))
+    assert runs.obtain("tiny-one", tmp_path / "mine") == folder
+
+
+def test_full_mode_goes_on_with_the_missing_seed(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("RESNETBOOK_RUNS", "full")
+    folder = runs.obtain("tiny-one", tmp_path)
+    (folder / "tiny-one-seed0.json").unlink()
+    before = (folder / "tiny-one-seed1.json").read_bytes()
+    runs.obtain("tiny-one", tmp_path)
+    assert runs.names(folder) == ["tiny-one-seed0", "tiny-one-seed1"]
+    assert (folder / "tiny-one-seed1.json").read_bytes() == before
+
+
+def test_quick_mode_is_short_and_kept_apart(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("RESNETBOOK_RUNS", "quick")
+    folder = runs.obtain("tiny-one", tmp_path)
+    (found,) = runs.load_seeds("tiny-one", folder)
+    assert found["recipe"]["num_epochs"] == 2
+    monkeypatch.setenv("RESNETBOOK_RUNS", "full")
+    assert runs.obtain("tiny-one", tmp_path) != folder
+
+
+@pytest.mark.parametrize(("has", "expected"), [(True, "bfloat16"), (False, None)])
+def test_without_bfloat16_instructions_a_run_of_ones_own_is_in_float32(
+    tiny, tmp_path, monkeypatch, has, expected
+):
+    recipe = dataclasses.replace(TINY.recipe, autocast="bfloat16", num_epochs=1)
+    monkeypatch.setattr(runs, "EXPERIMENTS", {"tiny-one": dataclasses.replace(TINY, recipe=recipe, seeds=1)})
+    monkeypatch.setattr(runs, "has_bfloat16", lambda device: has)
+    monkeypatch.setenv("RESNETBOOK_RUNS", "full")
+    (found,) = runs.load_seeds("tiny-one", runs.obtain("tiny-one", tmp_path))
+    assert found["recipe"] == {**dataclasses.asdict(recipe), "autocast": expected}
+    # The book's own record is made as the recipe says, wherever it is made.
+    assert record("tiny-one-seed0")["recipe"]["autocast"] == "bfloat16"
+
+
+def test_a_wrong_mode_or_experiment_says_what_there_is(tiny, tmp_path, monkeypatch):
+    with pytest.raises(KeyError, match="tiny-one"):
+        runs.obtain("tiny-two", tmp_path)
+    monkeypatch.setenv("RESNETBOOK_RUNS", "fast")
+    with pytest.raises(ValueError, match="RESNETBOOK_RUNS must be one of recorded, quick, full, got 'fast'"):
+        runs.obtain("tiny-one", tmp_path)
+
+
+# ---------------------------------------------------------------------------------------------------
+# What the book ships
+
+
+@pytest.mark.parametrize("name", runs.EXPERIMENTS)
+def test_every_experiment_can_be_built_and_trained(name):
+    experiment = runs.EXPERIMENTS[name]
+    model = models.build(experiment.model)
+    side = experiment.recipe.resize or 28
+    images = torch.zeros(2, 1, 28, 28, dtype=torch.uint8)
+    assert train.prepare(images, experiment.recipe).shape == (2, 1, side, side)
+    assert probes.shapes(model, (1, side, side)).popitem()[1] == (1, 10)
+    assert experiment.seeds >= 3  # a result is a mean with its spread
+    assert experiment.about.endswith(".")
+    assert runs.experiment_of(f"{name}-seed0")[0] == name
+    assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name)
+
+
+def test_the_records_folder_holds_records_and_their_logits_only():
+    names = runs.names()
+    assert names
+    for path in runs.RECORDS.iterdir():
+        assert path.stem in names and path.suffix in (".json", ".safetensors"), path.name
+        assert path.stat().st_size < 2_000_000, path.name
+
+
+def finite(value) -> bool:
+    return isinstance(value, float) and math.isfinite(value)
+
+
+@pytest.mark.parametrize("name", runs.names())
+def test_a_committed_record_is_whole(name):
+    found = runs.load(name)
+    assert KEYS <= set(found)
+    experiment_name, experiment, seed = runs.experiment_of(name)
+    assert (found["name"], found["experiment"], found["seed"]) == (name, experiment_name, seed)
+    assert found["command"] == f"python -m resnetbook train {name}"
+    assert re.fullmatch(r"[0-9a-f]{40}", found["commit"])
+    assert found["clean_tree"] is True
+    assert datetime.date.fromisoformat(found["date"]).year >= 2015
+    assert found["hardware"]["device"] and found["hardware"]["threads"] >= 1
+    assert {"python", "torch", "torchvision"} <= set(found["versions"])
+    assert found["held_out"] == experiment.held_out
+    assert found["num_images"] == min(experiment.num_images or 60_000, 60_000 - experiment.held_out)
+
+    history = found["history"]
+    assert [entry["epoch"] for entry in history] == list(range(1, found["recipe"]["num_epochs"] + 1))
+    for entry in history:
+        assert ENTRY <= set(entry)
+        assert finite(entry["train_loss"]) and entry["train_loss"] >= 0 and entry["seconds"] > 0
+        assert 0 <= entry["train_accuracy"] <= 1
+        assert (entry["valid_accuracy"] is None) == (found["held_out"] == 0)
+        assert entry["valid_accuracy"] is None or 0 <= entry["valid_accuracy"] <= 1
+        assert ("slice_loss" in entry) == ("slice_accuracy" in entry) == bool(experiment.fixed_slice)
+    assert 0 <= found["test_accuracy"] <= 1 and finite(found["test_loss"])
+    images = (experiment.num_test or 10_000) * found["test_accuracy"]
+    assert images == pytest.approx(round(images), abs=1e-2)  # a share of whole images
+
+
+@pytest.mark.parametrize("name", runs.names())
+def test_a_committed_records_counts_are_those_of_its_model(name):
+    found = runs.load(name)
+    with torch.device("meta"):  # shapes without numbers
+        model = models.build(found["model"])
+    side = found["recipe"]["resize"] or 28
+    assert found["parameters"] == probes.count_parameters(model)
+    assert found["macs"] == probes.count_macs(model, (1, side, side))
+
+
+@pytest.mark.parametrize("name", runs.names())
+def test_a_committed_record_is_of_the_experiment_as_it_is_now(name):
+    """Otherwise the command that the runs appendix shows would train something else."""
+    found = runs.load(name)
+    _, experiment, _ = runs.experiment_of(name)
+    assert found["model"] == experiment.model
+    assert Recipe.from_dict(found["recipe"]) == experiment.recipe
+    assert found["recipe"] == json.loads(json.dumps(dataclasses.asdict(experiment.recipe)))
+
+
+def test_committed_logits_give_the_recorded_accuracy(dataset):
+    for name in runs.names():
+        _, experiment, _ = runs.experiment_of(name)
+        assert (runs.RECORDS / f"{name}.safetensors").exists() == experiment.keep_logits, name
+        if not experiment.keep_logits:
+            continue
+        found = runs.load(name)
+        stored = runs.load_logits(name)
+        assert stored.dtype == np.float16 and stored.shape == (10_000, 10), name
+        assert np.isfinite(stored).all(), name
+        logits = torch.from_numpy(stored).float()
+        accuracy = (logits.argmax(1) == dataset.test_labels).double().mean().item()
+        # Rounding to float16 can swap the two largest only where they are now equally large, or neighbours.
+        top = logits.topk(2).values
+        close = top[:, 0] - top[:, 1] <= 2.0**-10 * top.abs().amax(1)
+        assert abs(accuracy - found["test_accuracy"]) <= close.double().mean().item() + 1e-6, name
+        assert F.cross_entropy(logits, dataset.test_labels).item() == pytest.approx(
+            found["test_loss"], rel=2e-3
+        ), name
+
+
+def test_records_need_no_data_and_no_training_to_be_read(tmp_path):
+    """A page that replays records works without the data set, and in a folder of its own."""
+    script = (
+        "from resnetbook import data, runs\n"
+        "data.fashion_mnist = None\n"
+        "print(len([runs.load(name) for name in runs.names()]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) == len(runs.names())

@@ -1,0 +1,1030 @@
+"""Training against d2l's own loop, hand-written steps, PyTorch's schedulers, and real kills."""
+
+import copy
+import dataclasses
+import io
+import math
+import multiprocessing
+import os
+import pickle
+import random
+import re
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from conftest import DEVICES, small_net
+from PIL import Image
+from resnetbook import data, models, runs, train
+from resnetbook.train import Recipe
+from torch import nn
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+PLAIN = Recipe(
+    num_epochs=1,
+    batch_size=70,
+    lr=0.1,
+    momentum=0.0,
+    weight_decay=0.0,
+    schedule="constant",
+    normalize=False,
+)
+
+
+def fit(model, few, recipe, **options):
+    return train.fit(model, *few, recipe, **{"device": "cpu", "progress": False, **options})
+
+
+def assert_same_state(ours: nn.Module, theirs: nn.Module, tolerance: float = 0.0) -> None:
+    pairs = zip(ours.state_dict().items(), theirs.state_dict().items(), strict=True)
+    for (name, a), (other, b) in pairs:
+        assert name == other
+        torch.testing.assert_close(a, b, atol=tolerance, rtol=0, msg=name)
+
+
+# ---------------------------------------------------------------------------------------------------
+# The same recipe as d2l's
+
+
+@pytest.fixture
+def d2l(monkeypatch):
+    """d2l's library; instead of drawing, its Animator keeps what it is given."""
+    from d2l import torch as module
+
+    class Animator:
+        points: list = []
+
+        def __init__(self, **options) -> None:
+            self.points.clear()
+
+        def add(self, x, y) -> None:
+            self.points.append(y)
+
+    monkeypatch.setattr(module, "Animator", Animator)
+    return module
+
+
+class OneBatch(list):
+    """d2l divides the number of batches by 5 to decide when to draw, and cannot count fewer than 5."""
+
+    def __len__(self) -> int:
+        return 5
+
+
+@pytest.mark.parametrize("resize", [None, 96])
+def test_one_step_is_one_step_of_d2ls_train_ch6(d2l, dataset, resize):
+    count = 32 if resize is None else 8
+    images, labels = dataset.train_images[:count], dataset.train_labels[:count]
+    recipe = dataclasses.replace(
+        runs.EXPERIMENTS["source-recipe"].recipe,
+        num_epochs=1,
+        batch_size=count,
+        channels_last=False,
+        autocast=None,
+        resize=resize,
+    )
+    # ToTensor's scaling, by hand; the resized images are ours, compared with PIL's below.
+    x = images / 255 if resize is None else train.prepare(images, recipe)
+    # In the order in which fit() takes them: rounding depends on it, and 18 layers make it grow.
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(1))
+    batch = (x[order], labels[order])
+    theirs = models.d2l_resnet18()
+    ours = copy.deepcopy(theirs)
+    before = copy.deepcopy(theirs)
+
+    torch.manual_seed(0)  # both draw Xavier weights, in the same order
+    d2l.train_ch6(theirs, OneBatch([batch]), [batch], 1, recipe.lr, torch.device("cpu"))
+    torch.manual_seed(0)
+    (entry,) = train.fit(ours, images, labels, recipe, device="cpu", progress=False)
+
+    loss, accuracy, _ = d2l.Animator.points[0]
+    assert entry["train_loss"] == pytest.approx(loss, abs=1e-5)
+    assert entry["train_accuracy"] == pytest.approx(accuracy)
+    assert_same_state(ours, theirs, 1e-5)
+    with pytest.raises(AssertionError):  # the comparison is not blind: the weights did move
+        assert_same_state(before, theirs, 1e-3)
+
+
+def test_the_source_recipe_is_the_chapters_one():
+    recipe = runs.EXPERIMENTS["source-recipe"].recipe
+    assert (recipe.lr, recipe.num_epochs, recipe.batch_size, recipe.resize) == (0.05, 10, 256, 96)
+    assert (recipe.momentum, recipe.weight_decay, recipe.label_smoothing) == (0, 0, 0)
+    assert recipe.schedule == "constant" and recipe.warmup_steps == 0 and not recipe.normalize
+    assert recipe.initialization == "xavier"
+    assert not (recipe.flip or recipe.shift or recipe.erase)
+
+
+def test_resizing_is_d2ls_but_for_rounding(dataset):
+    """d2l resizes PIL images, which hold whole grey values, so each step rounds; ours does not."""
+    images = dataset.train_images[:60]
+    ours = train.prepare(images, Recipe(resize=96, normalize=False))
+    resize = torchvision.transforms.Resize(96)
+    theirs = torch.stack(
+        [torchvision.transforms.functional.to_tensor(resize(Image.fromarray(i[0].numpy()))) for i in images]
+    )
+    assert ours.shape == theirs.shape == (60, 1, 96, 96)
+    difference = (ours - theirs).abs() * 255
+    # PIL rounds after each of its two passes: at most half a grey value each time.
+    assert difference.max() <= 1.05
+    assert difference.mean() < 0.3
+    # torchvision's own resizing of float tensors rounds nothing.
+    exact = torchvision.transforms.functional.resize(images / 255, [96, 96], antialias=True)
+    torch.testing.assert_close(ours, exact, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("side", [14, 28, 40])
+def test_resizing_down_smooths_as_torchvision_does(dataset, side):
+    images = dataset.train_images[:5]
+    ours = train.prepare(images, Recipe(resize=side, normalize=False))
+    exact = torchvision.transforms.functional.resize(images / 255, [side, side], antialias=True)
+    torch.testing.assert_close(ours, exact, atol=1e-6, rtol=0)
+
+
+def test_normalized_training_images_have_mean_0_and_deviation_1(dataset):
+    total = square = count = 0.0
+    for part in dataset.train_images.split(10_000):
+        x = train.prepare(part, Recipe())
+        total += x.sum(dtype=torch.float64).item()
+        square += x.square().sum(dtype=torch.float64).item()
+        count += x.numel()
+    assert total / count == pytest.approx(0, abs=2e-4)
+    assert math.sqrt(square / count - (total / count) ** 2) == pytest.approx(1, abs=2e-4)
+
+
+# ---------------------------------------------------------------------------------------------------
+# Steps
+
+
+def hand_written(model: nn.Module, images, labels, recipe: Recipe, seed: int) -> list[float]:
+    """What :func:`fit` promises, without torch.optim, autograd's loss functions or a scheduler."""
+    x_all = ((images / 255) - 0.2860) / 0.3530
+    velocity: dict[nn.Parameter, torch.Tensor] = {}
+    steps_per_epoch = math.ceil(len(images) / recipe.batch_size)
+    num_steps = steps_per_epoch * recipe.num_epochs
+    step, losses = 0, []
+    for epoch in range(1, recipe.num_epochs + 1):
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed * 100_003 + epoch))
+        total = 0.0
+        for start in range(0, len(images), recipe.batch_size):
+            chosen = order[start : start + recipe.batch_size]
+            model.zero_grad()
+            log_p = torch.log(torch.softmax(model(x_all[chosen]), 1))
+            right = -log_p[torch.arange(len(chosen)), labels[chosen]]
+            s = recipe.label_smoothing
+            loss = ((1 - s) * right + s * -log_p.mean(1)).mean()
+            loss.backward()
+            if step < recipe.warmup_steps:
+                lr = recipe.lr * (step + 1) / recipe.warmup_steps
+            else:
+                t = (step - recipe.warmup_steps) / (num_steps - recipe.warmup_steps)
+                lr = recipe.lr * (1 + math.cos(math.pi * t)) / 2
+            with torch.no_grad():
+                for p in model.parameters():
+                    g = p.grad + recipe.weight_decay * p
+                    velocity[p] = recipe.momentum * velocity[p] + g if p in velocity else g.clone()
+                    p -= lr * (g + recipe.momentum * velocity[p] if recipe.nesterov else velocity[p])
+            total += loss.item() * len(chosen)
+            step += 1
+        losses.append(total / len(images))
+    return losses
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"momentum": 0.0, "weight_decay": 0.0},
+        {},
+        {"momentum": 0.8, "nesterov": True, "weight_decay": 1e-2},
+        {"label_smoothing": 0.1, "warmup_steps": 4},
+    ],
+)
+def test_steps_equal_a_hand_written_loop(few, options):
+    recipe = Recipe(num_epochs=3, batch_size=32, lr=0.1, **options)  # 32 + 32 + 6 images
+    ours = small_net()
+    theirs = copy.deepcopy(ours)
+    history = fit(ours, few, recipe, seed=5)
+    theirs.train()
+    assert [entry["train_loss"] for entry in history] == pytest.approx(
+        hand_written(theirs, *few, recipe, seed=5), abs=1e-5
+    )
+    assert_same_state(ours, theirs, 1e-5)
+
+
+def test_the_history_counts_the_images_as_they_were_trained_on(few):
+    entries = []
+    history = fit(small_net(), few, Recipe(num_epochs=2, batch_size=16), on_epoch=entries.append)
+    assert history == entries
+    assert [entry["epoch"] for entry in history] == [1, 2]
+    for entry in history:
+        assert set(entry) == {"epoch", "train_loss", "train_accuracy", "valid_accuracy", "seconds"}
+        assert entry["valid_accuracy"] is None and entry["seconds"] > 0
+        right = entry["train_accuracy"] * 70
+        assert right == pytest.approx(round(right), abs=1e-4)
+
+
+def test_the_seed_decides_the_order_and_nothing_else_does(few):
+    torch.manual_seed(0)
+    nets = [small_net()]
+    nets += [copy.deepcopy(nets[0]) for _ in range(2)]
+    recipe = Recipe(num_epochs=2, batch_size=16, flip=True, shift=1, erase=0.5)
+    for net, seed in zip(nets, (1, 1, 2), strict=True):
+        torch.rand(7)  # other random numbers in between do not matter
+        fit(net, few, recipe, seed=seed)
+    assert_same_state(nets[0], nets[1])
+    with pytest.raises(AssertionError):
+        assert_same_state(nets[0], nets[2], 1e-4)
+
+
+def test_learning_rates_equal_pytorchs_cosine_schedule():
+    recipe = Recipe(lr=0.3)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=recipe.lr)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=40)
+    for step in range(40):
+        assert recipe.lr * train.lr_factor(recipe, step, 40) == pytest.approx(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+
+
+def test_learning_rates_equal_pytorchs_linear_warmup():
+    recipe = Recipe(lr=0.3, schedule="constant", warmup_steps=8)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=recipe.lr)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=1 / 8, total_iters=7)
+    for step in range(20):
+        assert recipe.lr * train.lr_factor(recipe, step, 20) == pytest.approx(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+
+
+@pytest.mark.parametrize("warmup", [0, 10])
+def test_the_one_cycle_is_two_straight_lines(warmup):
+    recipe = Recipe(schedule="onecycle", warmup_steps=warmup)
+    factors = [train.lr_factor(recipe, step, 100 + warmup) for step in range(warmup, 100 + warmup)]
+    assert factors[30] == 1 == max(factors)
+    assert factors[1:] == pytest.approx(list(np.interp(range(1, 100), [0, 30, 100], [0, 1, 0])))
+    assert factors[0] == 0.02  # not 0: the first step would be lost
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "onecycle"])
+@pytest.mark.parametrize("warmup", [0, 3, 50])
+def test_every_learning_rate_is_positive_and_at_most_the_largest(schedule, warmup):
+    recipe = Recipe(schedule=schedule, warmup_steps=warmup)
+    for num_steps in (1, 2, 10):
+        assert all(0 < train.lr_factor(recipe, step, num_steps) <= 1 for step in range(num_steps))
+
+
+def test_xavier_is_drawn_for_convolutions_and_linear_layers_alone():
+    net = small_net()
+    before = copy.deepcopy(net)
+    train.initialize(net, "model")
+    assert_same_state(net, before)
+    train.initialize(net, "xavier")
+    for ours, old in zip(net, before, strict=True):
+        if isinstance(ours, nn.Conv2d | nn.Linear):
+            fan_in, fan_out = ours.weight[0].numel(), ours.weight.numel() // ours.weight.shape[1]
+            bound = math.sqrt(6 / (fan_in + fan_out))
+            assert not torch.equal(ours.weight, old.weight)
+            assert 0.8 * bound < ours.weight.abs().max() <= bound
+            assert ours.bias is None or torch.equal(ours.bias, old.bias)
+        elif isinstance(ours, nn.BatchNorm2d):
+            assert_same_state(ours, old)
+
+
+# ---------------------------------------------------------------------------------------------------
+# Augmentation
+
+
+def naive_augment(images: torch.Tensor, recipe: Recipe, seed: int) -> torch.Tensor:
+    """Image by image, pixel by pixel, from the same random numbers."""
+    generator = torch.Generator().manual_seed(seed)
+    n, _, height, width = images.shape
+    result = [image.clone() for image in images]
+    if recipe.flip:
+        for i, number in enumerate(torch.rand(n, generator=generator).tolist()):
+            if number < 0.5:
+                result[i] = torch.stack([result[i][..., width - 1 - x] for x in range(width)], -1)
+    if recipe.shift:
+        downs, rights = torch.randint(0, 2 * recipe.shift + 1, (2, n), generator=generator).tolist()
+        for i in range(n):
+            moved = torch.zeros_like(result[i])
+            for y in range(height):
+                for x in range(width):
+                    from_y, from_x = y + downs[i] - recipe.shift, x + rights[i] - recipe.shift
+                    if 0 <= from_y < height and 0 <= from_x < width:
+                        moved[:, y, x] = result[i][:, from_y, from_x]
+            result[i] = moved
+    if recipe.erase:
+        chosen = torch.rand(n, generator=generator)
+        areas = torch.empty(n).uniform_(0.02, 0.33, generator=generator)
+        ratios = torch.empty(n).uniform_(math.log(0.3), math.log(3.3), generator=generator)
+        tops, lefts = torch.rand(n, generator=generator), torch.rand(n, generator=generator)
+        for i in range(n):
+            area, ratio = areas[i] * height * width, math.exp(ratios[i])
+            tall = min(height, int(math.sqrt(area * ratio)))
+            wide = min(width, int(math.sqrt(area / ratio)))
+            top, left = int(tops[i] * (height - tall + 1)), int(lefts[i] * (width - wide + 1))
+            if chosen[i] < recipe.erase:
+                result[i][:, top : top + tall, left : left + wide] = 0
+    return torch.stack(result)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"flip": True},
+        {"shift": 1},
+        {"shift": 3},
+        {"erase": 0.6},
+        {"erase": 1.0},
+        {"flip": True, "shift": 2, "erase": 0.5},
+    ],
+)
+def test_augmenting_a_batch_is_augmenting_each_image(options, device):
+    images = torch.randint(1, 256, (40, 3, 9, 12), dtype=torch.uint8)  # wider than high; no black
+    recipe = Recipe(**options)
+    given = images.clone()
+    result = train.augment(images.to(device), recipe, torch.Generator().manual_seed(4)).cpu()
+    again = train.augment(images.to(device), recipe, torch.Generator().manual_seed(4)).cpu()
+    assert result.dtype == torch.uint8
+    assert torch.equal(result, naive_augment(images, recipe, 4))
+    assert torch.equal(result, again)
+    assert torch.equal(images, given)  # the stored images stay as they are
+
+
+def test_half_of_the_images_are_mirrored():
+    images = torch.arange(1, 5, dtype=torch.uint8).reshape(1, 1, 1, 4).repeat(4_000, 1, 1, 1)
+    result = train.augment(images, Recipe(flip=True), torch.Generator().manual_seed(0))[:, 0, 0]
+    mirrored = (result == torch.tensor([4, 3, 2, 1])).all(1)
+    assert torch.equal(result[~mirrored], images[~mirrored][:, 0, 0])
+    assert mirrored.float().mean() == pytest.approx(0.5, abs=0.04)  # five standard deviations
+
+
+def test_a_shift_moves_every_way_equally_often_and_fills_with_black():
+    images = torch.zeros(9_000, 1, 5, 5, dtype=torch.uint8)
+    images[:, :, 2, 2] = 200
+    result = train.augment(images, Recipe(shift=1), torch.Generator().manual_seed(0))
+    counts = (result == 200).sum(0)[0]
+    assert counts.sum() == 9_000 and (counts[1:4, 1:4] > 850).all()
+    white = torch.full((50, 1, 5, 5), 255, dtype=torch.uint8)
+    result = train.augment(white, Recipe(shift=2), torch.Generator().manual_seed(0))
+    for image in result[:, 0]:
+        rows, columns = (image > 0).any(1), (image > 0).any(0)
+        assert (image > 0).sum() == rows.sum() * columns.sum() >= 9
+    assert (result == 0).any()
+
+
+def test_erasing_hides_one_rectangle_of_the_promised_size():
+    white = torch.full((2_000, 1, 28, 28), 255, dtype=torch.uint8)
+    result = train.augment(white, Recipe(erase=0.5), torch.Generator().manual_seed(0))[:, 0]
+    hidden = result == 0
+    tall, wide = hidden.any(2).sum(1), hidden.any(1).sum(1)
+    share = hidden.sum((1, 2)) / 784
+    assert torch.equal(hidden.sum((1, 2)), tall * wide)  # full rows times full columns: a rectangle
+    assert (share > 0).float().mean() == pytest.approx(0.5, abs=0.06)
+    assert share.max() <= 0.33
+    assert share[share > 0].mean() == pytest.approx((0.02 + 0.33) / 2, abs=0.02)
+
+
+# ---------------------------------------------------------------------------------------------------
+# Batches on the device
+
+
+class Counter(TorchDispatchMode):
+    """Counts every operation, and the elements of the largest tensor made in float."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations = 0
+        self.largest_float = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        self.operations += 1
+        if isinstance(result, torch.Tensor) and result.is_floating_point():
+            self.largest_float = max(self.largest_float, result.numel())
+        return result
+
+
+def test_work_on_a_batch_does_not_loop_over_its_images():
+    recipe = Recipe(flip=True, shift=2, erase=0.5, resize=12)
+    counts = []
+    for size in (2, 200):
+        images = torch.randint(0, 256, (size, 1, 8, 8), dtype=torch.uint8)
+        with Counter() as counter:
+            train.prepare(train.augment(images, recipe, torch.Generator().manual_seed(0)), recipe)
+        counts.append(counter.operations)
+    assert counts[0] == counts[1]
+
+
+def test_images_are_moved_once_as_bytes_and_prepared_a_batch_at_a_time(few, monkeypatch):
+    images = few[0].repeat(10, 1, 1, 1)
+    labels = few[1].repeat(10)
+    moved = []
+    to = torch.Tensor.to
+
+    def watched(tensor, *arguments, **options):
+        if tensor.dim() == 4 and tensor.shape[1:] == images.shape[1:]:
+            moved.append((len(tensor), tensor.dtype))
+        return to(tensor, *arguments, **options)
+
+    monkeypatch.setattr(torch.Tensor, "to", watched)
+    with Counter() as counter:
+        fit(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), (images, labels), Recipe(2, 50, flip=True))
+    assert moved == [(700, torch.uint8)]
+    assert counter.largest_float <= 50 * 64  # never all of the images as floats
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_it_learns_on_every_device_that_is_there(few, device):
+    images, labels = few[0].clone(), few[1] % 2
+    images[labels == 1, :, :4] = 0
+    net = small_net(num_classes=2)
+    history = fit(net, (images, labels), Recipe(num_epochs=8, batch_size=10, flip=True), device=device)
+    assert history[-1]["train_loss"] < 0.2 < history[0]["train_loss"]
+    assert next(net.parameters()).device.type == device
+    assert train.evaluate(net, images, labels, device=device).accuracy > 0.95
+
+
+class Watched(nn.Module):
+    """Notes the type and the memory format of what a convolution in the middle reads and gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, padding=1)
+        self.head = nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+        self.seen: set = set()
+
+    def forward(self, x):
+        inside = self.first(x)
+        out = self.second(inside)
+        # Not only what a convolution gives: that is channels-last as soon as its weights are.
+        formats = [
+            t.is_contiguous(memory_format=torch.channels_last) for t in (x, inside, self.second.weight)
+        ]
+        self.seen.add((x.dtype, inside.dtype, out.dtype, *formats))
+        return self.head(out)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(
+    ("options", "dtype", "tolerance"),
+    [
+        ({}, torch.float32, 0),
+        ({"channels_last": True}, torch.float32, 1e-4),
+        ({"autocast": "bfloat16"}, torch.bfloat16, 3e-2),
+        ({"autocast": "float16"}, torch.float16, 1e-2),
+        ({"autocast": "bfloat16", "channels_last": True}, torch.bfloat16, 3e-2),
+    ],
+)
+def test_channels_last_and_autocast_reach_the_layers(options, dtype, tolerance, device):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (64, 3, 8, 8), dtype=torch.uint8, generator=generator)
+    labels = torch.randint(0, 10, (64,), generator=generator)
+    torch.manual_seed(0)
+    net = Watched()
+    reference = copy.deepcopy(net)
+    recipe = Recipe(num_epochs=4, batch_size=16, lr=0.05)
+    expected = fit(reference, (images, labels), recipe, device=device)
+    changed = dataclasses.replace(recipe, **options)
+    history = fit(net, (images, labels), changed, device=device)
+    last = "channels_last" in options
+    assert net.seen == {(torch.float32, dtype, dtype, last, last, last)}
+    net.seen.clear()
+    logits = train.evaluate(net, images, labels, changed, device).logits
+    assert net.seen == {(torch.float32, dtype, dtype, last, last, last)}
+    # Weights, losses and logits stay in float32, and near those of a run in float32 alone.
+    assert all(parameter.dtype == torch.float32 for parameter in net.parameters())
+    assert logits.dtype == torch.float32
+    for ours, theirs in zip(history, expected, strict=True):
+        assert ours["train_loss"] == pytest.approx(theirs["train_loss"], abs=tolerance)
+    near = train.evaluate(reference, images, labels, recipe, device).logits
+    torch.testing.assert_close(logits, near, atol=max(5 * tolerance, 1e-6), rtol=0)
+
+
+# ---------------------------------------------------------------------------------------------------
+# Evaluation
+
+
+def test_evaluation_is_cross_entropy_and_accuracy_in_evaluation_mode(few):
+    net = small_net(dropout=0.5)
+    net.train()
+    net[1].running_mean.fill_(0.3)
+    before = copy.deepcopy(net.state_dict())
+    result = train.evaluate(net, *few, Recipe(normalize=False), "cpu")
+    assert net.training and all(torch.equal(before[k], v) for k, v in net.state_dict().items())
+    net.eval()
+    logits = net(few[0] / 255)
+    torch.testing.assert_close(result.logits, logits)
+    assert result.loss == pytest.approx(F.cross_entropy(logits, few[1]).item())
+    assert result.accuracy == pytest.approx((logits.argmax(1) == few[1]).double().mean().item())
+    assert not result.logits.requires_grad
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 69, 70, 1000])
+def test_evaluation_does_not_depend_on_the_batch_size(few, batch_size):
+    torch.manual_seed(0)
+    net = small_net()
+    whole = train.evaluate(net, *few, device="cpu")
+    parts = train.evaluate(net, *few, device="cpu", batch_size=batch_size)
+    torch.testing.assert_close(parts.logits, whole.logits, atol=1e-6, rtol=0)
+    assert parts.accuracy == whole.accuracy
+    assert parts.loss == pytest.approx(whole.loss)
+
+
+def test_evaluation_puts_the_mode_of_every_layer_back_even_after_an_error(few):
+    net = small_net().train()
+    net[1].eval()  # a frozen norm, as in transfer learning
+    train.evaluate(net, *few, device="cpu")
+    assert net.training and net[0].training and not net[1].training
+    with pytest.raises(RuntimeError):
+        train.evaluate(net, few[0].repeat(1, 3, 1, 1), few[1], device="cpu")
+    assert net.training and not net[1].training
+
+
+def test_valid_and_fixed_slice_are_evaluations_after_the_epoch(few):
+    held = (few[0][:20], few[1][:20])
+    rest = (few[0][20:], few[1][20:])
+    net = small_net()
+    seen = []
+
+    def look(entry: dict) -> None:
+        seen.append((train.evaluate(net, *held), train.evaluate(net, rest[0][:30], rest[1][:30])))
+
+    recipe = Recipe(num_epochs=2, batch_size=16)
+    history = fit(net, rest, recipe, valid=held, fixed_slice=30, on_epoch=look)
+    for entry, (valid, part) in zip(history, seen, strict=True):
+        assert entry["valid_accuracy"] == valid.accuracy
+        assert (entry["slice_loss"], entry["slice_accuracy"]) == (part.loss, part.accuracy)
+    # Looking does not change what is learned.
+    torch.manual_seed(0)
+    first, second = small_net(), small_net()
+    second.load_state_dict(first.state_dict())
+    fit(first, rest, recipe, valid=held, fixed_slice=30)
+    fit(second, rest, recipe)
+    assert_same_state(first, second)
+
+
+# ---------------------------------------------------------------------------------------------------
+# Checkpoints
+
+KILLED = Recipe(
+    num_epochs=30, batch_size=40, lr=0.05, warmup_steps=20, nesterov=True, flip=True, shift=1, erase=0.3
+)
+
+
+def _train_in_child(checkpoint: Path, result: Path, moment: str, sender) -> None:
+    """Train with a checkpoint; at a moment, unless it is "never", die by ``kill -9`` in the next one."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (480, 1, 8, 8), dtype=torch.uint8, generator=generator)
+    labels = torch.randint(0, 10, (480,), generator=generator)
+    torch.manual_seed(3)
+    net = small_net(dropout=0.3)  # draws from the global generator at every step
+    save, replace = torch.save, os.replace
+
+    def die(*_) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def save_half(state, file) -> None:
+        whole = io.BytesIO()
+        save(state, whole)
+        file.write(whole.getvalue()[: whole.tell() // 2])
+        file.flush()
+        die()
+
+    if moment == "half written":
+        torch.save = save_half
+    elif moment == "before the rename":
+        os.replace = die
+    elif moment == "after the rename":
+        os.replace = lambda *paths: die(replace(*paths))
+    sender.send(0)
+    history = train.fit(
+        net,
+        images[80:],
+        labels[80:],
+        KILLED,
+        valid=(images[:80], labels[:80]),
+        seed=1,
+        device="cpu",
+        checkpoint=checkpoint,
+        progress=False,
+        on_epoch=lambda entry: sender.send(entry["epoch"]),
+    )
+    save({"weights": net.state_dict(), "history": history}, result)
+
+
+@pytest.fixture(scope="module")
+def processes():
+    """Starts processes that have PyTorch loaded already, so that a kill costs no import."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["resnetbook.runs", "matplotlib", "pytest", "torchvision"])
+    return context
+
+
+def test_killed_at_any_moment_it_ends_with_the_same_weights_and_history(tmp_path, processes):
+    def start(checkpoint: str, moment: str = "never"):
+        receiver, sender = processes.Pipe(duplex=False)
+        arguments = (tmp_path / checkpoint, tmp_path / f"{checkpoint}.result", moment, sender)
+        process = processes.Process(target=_train_in_child, args=arguments)
+        process.start()
+        sender.close()
+        assert receiver.poll(60) and receiver.recv() == 0
+        return process, receiver
+
+    def epochs_stored() -> int:
+        path = tmp_path / "killed"
+        # Whatever the moment: what lies there under its name is whole.
+        return len(torch.load(path, weights_only=True)["history"]) if path.exists() else 0
+
+    process, receiver = start("whole")
+    began = time.perf_counter()
+    process.join(120)
+    epoch_seconds = (time.perf_counter() - began) / KILLED.num_epochs
+    assert process.exitcode == 0
+
+    rng = random.Random(15)
+    done = 0
+    for _ in range(6):
+        process, receiver = start("killed")
+        for _ in range(rng.randrange(4)):
+            assert receiver.poll(60)
+            receiver.recv()
+        time.sleep(rng.uniform(0, 1.5 * epoch_seconds))
+        process.kill()
+        process.join(60)
+        assert process.exitcode == -signal.SIGKILL
+        assert done <= epochs_stored() < KILLED.num_epochs
+        done = epochs_stored()
+    assert done > 0
+    for moment, gained in (("half written", 0), ("before the rename", 0), ("after the rename", 1)):
+        process, _ = start("killed", moment)
+        process.join(60)
+        assert process.exitcode == -signal.SIGKILL, moment
+        assert epochs_stored() == done + gained, moment
+        done += gained
+
+    process, receiver = start("killed")
+    assert receiver.poll(60) and receiver.recv() == done + 1  # it goes on, and does not begin again
+    process.join(120)
+    assert process.exitcode == 0
+
+    whole = torch.load(tmp_path / "whole.result", weights_only=True)
+    killed = torch.load(tmp_path / "killed.result", weights_only=True)
+    for history in (whole["history"], killed["history"]):
+        assert all(entry.pop("seconds") > 0 for entry in history)
+    assert killed["history"] == whole["history"]
+    assert killed["weights"].keys() == whole["weights"].keys()
+    assert all(torch.equal(killed["weights"][name], value) for name, value in whole["weights"].items())
+
+
+def test_a_finished_checkpoint_gives_back_weights_and_history_without_training(few, tmp_path):
+    recipe = Recipe(num_epochs=2, batch_size=16, autocast="float16")
+    first, second = small_net(), small_net()
+    history = fit(first, few, recipe, checkpoint=tmp_path / "new folder" / "run.pt")
+    seen = []
+    path = tmp_path / "new folder" / "run.pt"
+    assert fit(second, few, recipe, checkpoint=str(path), on_epoch=seen.append) == history
+    assert seen == []
+    assert_same_state(first, second)
+    assert [p.name for p in path.parent.iterdir()] == ["run.pt"]
+
+
+class Malicious:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.marker),)
+
+
+@pytest.mark.parametrize("wrap", [lambda bad: bad, lambda bad: {"identity": {}, "history": [bad]}])
+@pytest.mark.parametrize("how", ["pickle", "torch.save", "torch.save, old format"])
+def test_a_checkpoint_is_never_unpickled(few, tmp_path, how, wrap):
+    path, marker = tmp_path / "run.pt", tmp_path / "executed"
+    state = wrap(Malicious(marker))
+    if how == "pickle":
+        path.write_bytes(pickle.dumps(state, protocol=2))
+    else:
+        torch.save(state, path, _use_new_zipfile_serialization="old" not in how)
+    with pytest.raises(ValueError, match="run.pt is not a checkpoint that can be read") as caught:
+        fit(small_net(), few, PLAIN, checkpoint=path)
+    assert not marker.exists()
+    # PyTorch's message advises to read it without protection; ours must not hand that on.
+    assert "weights_only" not in str(caught.value)
+    # The attack is a real one.
+    if how == "pickle":
+        pickle.loads(path.read_bytes())
+    else:
+        torch.load(path, weights_only=False)
+    assert marker.exists()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
+def test_a_truncated_checkpoint_is_named(few, tmp_path, share):
+    path = tmp_path / "run.pt"
+    fit(small_net(), few, PLAIN, checkpoint=path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(ValueError, match="run.pt is not a checkpoint that can be read.*delete it"):
+        fit(small_net(), few, PLAIN, checkpoint=path)
+
+
+@pytest.mark.parametrize("state", [torch.zeros(3), [1, 2], {"weight": torch.zeros(3)}, {"identity": 3}])
+def test_some_other_file_of_tensors_is_no_checkpoint(few, tmp_path, state):
+    torch.save(state, tmp_path / "run.pt")
+    with pytest.raises(ValueError, match="run.pt is not a checkpoint of a training run"):
+        fit(small_net(), few, PLAIN, checkpoint=tmp_path / "run.pt")
+
+
+def test_a_folder_is_no_checkpoint(few, tmp_path):
+    with pytest.raises(ValueError, match="is not a checkpoint that can be read"):
+        fit(small_net(), few, PLAIN, checkpoint=tmp_path)
+
+
+def test_a_checkpoint_of_another_run_is_refused(few, tmp_path):
+    path = tmp_path / "run.pt"
+    fit(small_net(), few, PLAIN, checkpoint=path)
+    before = path.read_bytes()
+    images, labels = few
+    other_images, other_labels = images.clone(), labels.clone()
+    other_images[3, 0, 0, 0] ^= 1
+    other_labels[3] = (labels[3] + 1) % 10
+    for name, arguments, options in [
+        ("recipe", (small_net(), few, dataclasses.replace(PLAIN, lr=0.2)), {}),
+        ("recipe", (small_net(), few, dataclasses.replace(PLAIN, num_epochs=2)), {}),
+        ("seed", (small_net(), few, PLAIN), {"seed": 1}),
+        ("data", (small_net(), (other_images, labels), PLAIN), {}),
+        ("data", (small_net(), (images, other_labels), PLAIN), {}),
+        ("data", (small_net(), (images[1:], labels[1:]), PLAIN), {}),
+        ("model", (small_net(num_classes=11), few, PLAIN), {}),
+        ("model", (nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), few, PLAIN), {}),
+    ]:
+        with pytest.raises(ValueError, match=f"run.pt was made with another {name}; delete it or name"):
+            fit(*arguments, checkpoint=path, **options)
+    assert path.read_bytes() == before
+
+
+def test_a_full_disk_keeps_the_last_checkpoint_and_leaves_nothing_beside_it(few, tmp_path, monkeypatch):
+    path = tmp_path / "run.pt"
+    recipe = dataclasses.replace(PLAIN, num_epochs=3)
+    save = torch.save
+
+    def full_at_the_second(state, file) -> None:
+        if len(state["history"]) == 2:
+            file.write(b"PK")
+            raise OSError(28, "No space left on device")
+        save(state, file)
+
+    monkeypatch.setattr(torch, "save", full_at_the_second)
+    with pytest.raises(OSError, match="No space left"):
+        fit(small_net(), few, recipe, checkpoint=path)
+    assert [p.name for p in tmp_path.iterdir()] == ["run.pt"]
+    assert len(torch.load(path, weights_only=True)["history"]) == 1
+
+
+def test_numbers_of_numpy_can_be_read_back(few, tmp_path):
+    lr = np.linspace(0.1, 0.2, 2)[0]
+    recipe = dataclasses.replace(PLAIN, lr=lr, momentum=np.float32(0.5), num_epochs=np.int64(1))
+    assert type(recipe.lr) is float and type(recipe.momentum) is float and type(recipe.num_epochs) is int
+    path = tmp_path / "run.pt"
+    history = fit(small_net(), few, recipe, checkpoint=path, seed=np.int64(2))
+    assert fit(small_net(), few, recipe, checkpoint=path, seed=2) == history
+
+
+# ---------------------------------------------------------------------------------------------------
+# Progress
+
+
+def test_there_is_one_progress_bar_on_standard_error(few, capsys):
+    recipe = Recipe(num_epochs=3, batch_size=16)
+    fit(small_net(), few, recipe, valid=few, fixed_slice=10, progress=True)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1 and err.endswith("\n")  # rewritten in place, ended once
+    drawn = [part for part in err.strip().split("\r") if part]
+    assert all("/15 " in part for part in drawn)
+    assert "15/15" in drawn[-1] and "epoch=3" in drawn[-1]
+
+
+def test_without_progress_nothing_is_printed(few, capfd):
+    fit(small_net(), few, Recipe(num_epochs=2, batch_size=16), valid=few, progress=False)
+    assert capfd.readouterr() == ("", "")
+
+
+# ---------------------------------------------------------------------------------------------------
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_epochs": 0}, "num_epochs must be a whole number of at least 1, got 0"),
+        ({"num_epochs": -3}, "num_epochs.*at least 1, got -3"),
+        ({"num_epochs": 1.5}, "num_epochs.*whole number.*got 1.5"),
+        ({"num_epochs": True}, "num_epochs.*whole number.*got True"),
+        ({"num_epochs": "10"}, "num_epochs.*whole number.*got '10'"),
+        ({"num_epochs": None}, "num_epochs.*whole number.*got None"),
+        ({"batch_size": 0}, "batch_size.*at least 1"),
+        ({"batch_size": 32.0}, "batch_size.*whole number.*32.0"),
+        ({"lr": 0}, "lr must be a positive number, got 0"),
+        ({"lr": -0.1}, "lr must be a positive number"),
+        ({"lr": math.nan}, "lr must be a positive number, got nan"),
+        ({"lr": math.inf}, "lr must be a positive number, got inf"),
+        ({"lr": "0.1"}, "lr must be a positive number, got '0.1'"),
+        ({"lr": True}, "lr must be a positive number, got True"),
+        ({"lr": None}, "lr must be a positive number, got None"),
+        ({"momentum": -0.1}, "momentum must be a number of at least 0 and below 1"),
+        ({"momentum": 1.0}, "momentum.*below 1"),
+        ({"momentum": math.nan}, "momentum.*got nan"),
+        ({"weight_decay": -1e-4}, "weight_decay must be a number of at least 0"),
+        ({"weight_decay": math.inf}, "weight_decay.*got inf"),
+        ({"weight_decay": math.nan}, "weight_decay.*got nan"),
+        ({"schedule": "linear"}, "schedule must be one of 'constant', 'cosine', 'onecycle', got 'linear'"),
+        ({"schedule": None}, "schedule must be one of"),
+        ({"schedule": ["cosine"]}, "schedule must be one of"),
+        ({"warmup_steps": -1}, "warmup_steps.*at least 0"),
+        ({"warmup_steps": 0.5}, "warmup_steps.*whole number"),
+        ({"label_smoothing": 1.1}, "label_smoothing must be a number between 0 and 1, got 1.1"),
+        ({"label_smoothing": math.nan}, "label_smoothing.*got nan"),
+        ({"initialization": "he"}, "initialization must be one of 'model', 'xavier'"),
+        ({"normalize": 1}, "normalize must be True or False, got 1"),
+        ({"nesterov": "no"}, "nesterov must be True or False"),
+        ({"nesterov": True, "momentum": 0.0}, "nesterov needs a momentum"),
+        ({"flip": 0.5}, "flip must be True or False"),
+        ({"channels_last": None}, "channels_last must be True or False"),
+        ({"resize": 0}, "resize.*at least 1"),
+        ({"resize": 96.0}, "resize.*whole number"),
+        ({"resize": (96, 96)}, "resize.*whole number"),
+        ({"shift": -1}, "shift.*at least 0"),
+        ({"shift": 1.5}, "shift.*whole number"),
+        ({"erase": -0.1}, "erase must be a number between 0 and 1"),
+        ({"erase": 2}, "erase must be a number between 0 and 1"),
+        ({"autocast": "fp16"}, "autocast must be one of None, 'bfloat16', 'float16', got 'fp16'"),
+        ({"autocast": True}, "autocast must be one of"),
+        ({"autocast": torch.bfloat16}, "autocast must be one of"),
+    ],
+)
+def test_a_wrong_recipe_says_what_is_allowed(options, message):
+    with pytest.raises(ValueError, match=message):
+        Recipe(**options)
+    with pytest.raises(ValueError, match=message):
+        Recipe.from_dict(options)
+
+
+def test_the_table_above_knows_every_field():
+    """A new field needs a wrong value there."""
+    (mark,) = [m for m in test_a_wrong_recipe_says_what_is_allowed.pytestmark if m.name == "parametrize"]
+    tried = {name for options, _ in mark.args[1] for name in options}
+    assert tried == {field.name for field in dataclasses.fields(Recipe)}
+
+
+def test_whether_there_is_bfloat16_is_a_plain_answer():
+    for device in DEVICES:
+        assert train.has_bfloat16(torch.device(device)) in (True, False)
+    flags = Path("/proc/cpuinfo")
+    if flags.exists() and re.search(r"^flags\s*:", flags.read_text(), re.M):  # Linux on x86
+        words = set(re.findall(r"\w+", flags.read_text()))
+        # A machine without the instructions must never be said to have them.
+        assert words & {"avx512_bf16", "amx_tile"} or not train.has_bfloat16(torch.device("cpu"))
+
+
+def test_a_recipe_comes_back_from_its_dictionary():
+    recipe = Recipe(num_epochs=3, resize=96, autocast="bfloat16", nesterov=True, erase=0.25)
+    assert Recipe.from_dict(dataclasses.asdict(recipe)) == recipe
+    with pytest.raises(ValueError, match="unknown recipe field 'learning_rate'; the fields are num_epochs"):
+        Recipe.from_dict({"lr": 0.1, "learning_rate": 0.1})
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        recipe.lr = 1.0
+
+
+IMAGES = torch.zeros(6, 1, 8, 8, dtype=torch.uint8)
+LABELS = torch.arange(6)
+
+
+@pytest.mark.parametrize("call", [fit, train.evaluate], ids=["fit", "evaluate"])
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (IMAGES[:, 0], LABELS, r"images must have shape \(N, C, H, W\), got \(6, 8, 8\)"),
+        (IMAGES[0], LABELS, r"images must have shape \(N, C, H, W\)"),
+        (IMAGES.float(), LABELS, "images must be uint8.*got torch.float32"),
+        (IMAGES.long(), LABELS, "images must be uint8.*got torch.int64"),
+        (IMAGES.numpy(), LABELS, "images must be a torch.Tensor, got ndarray"),
+        (IMAGES, LABELS.tolist(), "labels must be a torch.Tensor, got list"),
+        (IMAGES, LABELS[:5], r"labels must have shape \(6,\), got \(5,\)"),
+        (IMAGES, LABELS[:, None], r"labels must have shape \(6,\), got \(6, 1\)"),
+        (IMAGES, LABELS.float(), "labels must be int64, got torch.float32"),
+        (IMAGES, LABELS.int(), "labels must be int64, got torch.int32"),
+        (IMAGES[:0], LABELS[:0], "there are no images"),
+        (IMAGES[:, :, :0], LABELS, "there are no images"),
+        (IMAGES, LABELS - 1, "labels run from -1 to 4, the model knows 0 to 9"),
+        (IMAGES, LABELS + 5, "labels run from 5 to 10, the model knows 0 to 9"),
+    ],
+)
+def test_wrong_images_and_labels_are_named(call, images, labels, message):
+    with pytest.raises(ValueError, match=message):
+        if call is fit:
+            fit(small_net(), (images, labels), PLAIN)
+        else:
+            train.evaluate(small_net(), images, labels)
+
+
+def test_wrong_held_out_data_is_named_before_an_hour_of_training(few):
+    steps = []
+    net = small_net()
+    net[1].register_forward_hook(lambda *_: steps.append(1))
+    for valid, message in [
+        ((IMAGES.float(), LABELS), "images must be uint8"),
+        ((IMAGES, LABELS[:3]), "labels must have shape"),
+        ((IMAGES, LABELS + 7), "labels run from 7 to 12"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            fit(net, few, Recipe(batch_size=10), valid=valid)
+    assert len(steps) <= 1  # the number of classes is only known from the first logits
+
+
+@pytest.mark.parametrize(
+    ("net", "shape"),
+    [
+        (nn.Sequential(nn.Conv2d(1, 10, 8)), r"\(6, 10, 1, 1\)"),
+        (nn.Sequential(nn.Flatten(0), nn.Linear(384, 10)), r"\(10,\)"),
+        (nn.Sequential(nn.Flatten(0), nn.Linear(384, 10), nn.Unflatten(0, (1, 10))), r"\(1, 10\)"),
+    ],
+)
+def test_a_model_that_gives_no_logits_is_named(net, shape):
+    message = rf"must give logits \(6, num_classes\) for 6 images, got {shape}"
+    with pytest.raises(ValueError, match=message):
+        fit(net, (IMAGES, LABELS), PLAIN)
+    with pytest.raises(ValueError, match=message):
+        train.evaluate(net, IMAGES, LABELS, device="cpu")
+
+
+def test_a_model_that_gives_a_tuple_is_named():
+    class Two(nn.Linear):
+        def forward(self, x):
+            return super().forward(x.flatten(1)), x
+
+    with pytest.raises(ValueError, match="must give logits.*got tuple"):
+        fit(Two(64, 10), (IMAGES, LABELS), PLAIN)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"fixed_slice": -1}, "fixed_slice must be a whole number of at least 0, got -1"),
+        ({"fixed_slice": 2.5}, "fixed_slice must be a whole number"),
+        ({"seed": -1}, "seed must be a whole number of at least 0"),
+        ({"seed": 0.5}, "seed must be a whole number"),
+        ({"device": "gpu"}, "no device 'gpu' on this machine; there is: cpu"),
+        ({"device": "cuda:77"}, "no device 'cuda:77' on this machine; there is: cpu"),
+    ],
+)
+def test_other_wrong_arguments_of_fit(few, options, message):
+    with pytest.raises(ValueError, match=message):
+        fit(small_net(), few, PLAIN, **options)
+
+
+@pytest.mark.parametrize("batch_size", [0, -5, 2.5])
+def test_a_wrong_batch_size_of_evaluate(few, batch_size):
+    with pytest.raises(ValueError, match="batch_size must be a whole number of at least 1"):
+        train.evaluate(small_net(), *few, device="cpu", batch_size=batch_size)
+
+
+def test_a_loss_that_is_not_finite_stops_the_training(few, tmp_path):
+    path = tmp_path / "run.pt"
+    net = small_net()
+    with torch.no_grad():
+        net[0].weight[0, 0, 0, 0] = math.nan
+    with pytest.raises(FloatingPointError, match="the loss is nan in epoch 1; lower lr"):
+        fit(net, few, PLAIN, checkpoint=path)
+    assert not path.exists()
+
+
+def test_a_loss_that_explodes_stops_the_training(few):
+    recipe = dataclasses.replace(PLAIN, num_epochs=50, lr=100.0, weight_decay=10.0)
+    with pytest.raises(FloatingPointError, match="lower lr"):
+        fit(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), few, recipe)
+
+
+def test_weights_that_explode_in_the_last_step_are_noticed(few, tmp_path):
+    """The loss is computed before the step: the last one cannot be seen in it."""
+    path = tmp_path / "run.pt"
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    with pytest.raises(FloatingPointError, match="a weight is no longer finite after epoch 1; lower lr"):
+        fit(net, few, dataclasses.replace(PLAIN, lr=3e38, normalize=True, weight_decay=1e3), checkpoint=path)
+    assert not path.exists()
+
+
+def test_the_mean_and_deviation_are_those_of_the_data_module():
+    white, black = (
+        torch.full((1, 1, 2, 2), 255, dtype=torch.uint8),
+        torch.zeros(1, 1, 2, 2, dtype=torch.uint8),
+    )
+    assert train.prepare(white, Recipe()).unique().item() == pytest.approx((1 - data.MEAN) / data.STD)
+    assert train.prepare(black, Recipe()).unique().item() == pytest.approx(-data.MEAN / data.STD)
