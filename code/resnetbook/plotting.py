@@ -115,7 +115,7 @@ def image_grid(
         left, top = (i % columns) * 1.08, (i // columns) * (1 + head) + head
         ax.imshow(image, cmap="gray", extent=(left, left + 1, top + height / width, top))
         if titles is not None:
-            ax.text(left + 0.5, top - 0.05, titles[i], ha="center", va="bottom", fontsize=10)
+            ax.text(left + 0.5, top - 0.05, titles[i], ha="center", va="bottom", fontsize=12)
     ax.set_xlim(-0.04, columns * 1.08)
     ax.set_ylim(rows * (1 + head) + 0.04, 0)
     ax.set_aspect("equal")

@@ -1,0 +1,154 @@
+"""Figures: drawn where they are asked to be, the same bytes every time, and showing the numbers."""
+
+import inspect
+import io
+import subprocess
+import sys
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from resnetbook import plotting
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (7, 8, 8), dtype=np.uint8)
+MATRIX = np.array([[5, 1, 0], [0, 6, 0], [2, 0, 0]])
+DRAWINGS = {
+    "axes": lambda **o: plotting.axes(**o),
+    "seed_curves": lambda **o: plotting.seed_curves([[3, 2, 1], [5, 3, 1]], "plain", **o),
+    "image_grid": lambda **o: plotting.image_grid(IMAGES, [f"no. {i}" for i in range(7)], columns=3, **o),
+    "confusion": lambda **o: plotting.confusion(MATRIX, ["coat", "bag", "shirt"], **o),
+    "block_diagram": lambda **o: plotting.block_diagram(["3×3, 64", "batch norm"], "A block", **o),
+}
+
+
+@pytest.fixture(autouse=True)
+def style():
+    """The book's style, for this test alone; its figures are closed."""
+    with mpl.rc_context():
+        plotting.use_style()
+        yield
+    plt.close("all")
+
+
+def test_every_public_function_that_draws_is_tested_here():
+    public = {
+        name
+        for name, function in vars(plotting).items()
+        if inspect.isfunction(function) and function.__module__ == plotting.__name__ and name[0] != "_"
+    }
+    assert public - {"use_style"} == set(DRAWINGS)
+    for name in DRAWINGS:
+        parameter = inspect.signature(getattr(plotting, name)).parameters["ax"]
+        assert parameter.default is None, name
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_without_axes_it_draws_on_a_new_figure(name):
+    before = plt.get_fignums()
+    ax = DRAWINGS[name]()
+    assert isinstance(ax, Axes)
+    assert len(plt.get_fignums()) == len(before) + 1
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_it_draws_on_the_given_axes_and_nowhere_else(name):
+    figure, (left, right) = plt.subplots(1, 2)
+    empty = len(right.get_children())
+    assert DRAWINGS[name](ax=left) is left
+    assert plt.get_fignums() == [figure.number]
+    assert len(right.get_children()) == empty and not right.has_data()
+    if name != "axes":
+        assert left.has_data() or left.patches or left.texts
+
+
+def svg(draw) -> bytes:
+    file = io.BytesIO()
+    draw().figure.savefig(file, format="svg", bbox_inches="tight", metadata={"Date": None})
+    plt.close("all")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_the_same_figure_has_the_same_bytes(name):
+    assert svg(DRAWINGS[name]) == svg(DRAWINGS[name])
+
+
+def test_another_process_writes_the_same_bytes():
+    script = (
+        "import io, sys, matplotlib; matplotlib.use('Agg')\n"
+        "from resnetbook import plotting\n"
+        "plotting.use_style()\n"
+        "ax = plotting.seed_curves([[3, 2, 1], [5, 3, 1]], 'plain')\n"
+        "ax.figure.savefig(sys.stdout.buffer, format='svg', bbox_inches='tight', metadata={'Date': None})"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    assert done.stdout == svg(DRAWINGS["seed_curves"])
+
+
+def test_curves_show_the_mean_and_the_range_of_the_seeds():
+    ax = plotting.seed_curves([[3, 2, 1], [5, 3, 1]], "plain", index=1)
+    (line,) = ax.lines
+    assert line.get_xdata().tolist() == [1, 2, 3] and line.get_ydata().tolist() == [4, 2.5, 1]
+    assert line.get_color() == plotting.COLORS[1] and line.get_marker() == plotting.MARKERS[1]
+    assert line.get_label() == "plain (n = 2)"
+    (band,) = ax.collections
+    corners = {tuple(point) for point in band.get_paths()[0].vertices}
+    assert {(1, 3), (1, 5), (2, 2), (2, 3), (3, 1)} <= corners
+    ax = plotting.seed_curves([[3, 2, 1]], "residual", index=2, ax=ax)
+    assert len(ax.lines) == 2 and len(ax.collections) == 1  # one seed has no band
+    with pytest.raises(ValueError, match="equally many epochs"):
+        plotting.seed_curves([[1, 2], [1]], "uneven")
+    with pytest.raises(ValueError, match="epochs"):
+        plotting.seed_curves([], "none")
+
+
+def test_a_grid_holds_every_image_once_under_its_title():
+    ax = DRAWINGS["image_grid"]()
+    assert len(ax.images) == 7
+    for drawn, image in zip(ax.images, IMAGES, strict=True):
+        assert np.array_equal(drawn.get_array(), image)
+    assert [text.get_text() for text in ax.texts] == [f"no. {i}" for i in range(7)]
+    boxes = [drawn.get_extent() for drawn in ax.images]
+    for i, (left, right, bottom, top) in enumerate(boxes):
+        assert right > left and bottom > top  # the first row of pixels is on top
+        for other_left, other_right, other_bottom, other_top in boxes[:i]:
+            assert left >= other_right or right <= other_left or top >= other_bottom or bottom <= other_top
+    for wrong, message in (
+        ((IMAGES[:0],), "no images"),
+        ((IMAGES, ["one"]), "7 images need 7 titles, got 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            plotting.image_grid(*wrong)
+
+
+def test_a_confusion_matrix_shows_its_counts_in_their_places():
+    ax = DRAWINGS["confusion"]()
+    shown = {text.get_position(): text.get_text() for text in ax.texts}
+    assert shown == {(0, 0): "5", (1, 0): "1", (1, 1): "6", (0, 2): "2"}  # (column, row); zeros left out
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["coat", "bag", "shirt"]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("predicted class", "true class")
+    shares = MATRIX / np.array([[6], [6], [2]])
+    assert np.allclose(ax.images[0].get_array(), np.sqrt(shares))
+    plotting.confusion(np.zeros((3, 3), int), ["a", "b", "c"])  # an empty row is no division by zero
+
+
+@pytest.mark.parametrize("shortcut", ["identity", None])
+def test_a_block_is_drawn_with_its_layers_and_its_shortcut(shortcut):
+    ax = plotting.block_diagram(["3×3, 64", "batch norm"], "A block", shortcut, ["64 × 56 × 56"])
+    texts = [text.get_text() for text in ax.texts]
+    assert ax.get_title() == "A block"
+    for text in ("3×3, 64", "batch norm", "ReLU", "x", "H(x)", "64 × 56 × 56"):
+        assert text in texts
+    assert ("+" in texts) == ("identity" in texts) == (shortcut is not None)
+
+
+def test_colours_and_markers_go_together():
+    assert (
+        len(plotting.COLORS)
+        == len(set(plotting.COLORS))
+        == len(plotting.MARKERS)
+        == len(set(plotting.MARKERS))
+    )
+    assert mpl.rcParams["axes.prop_cycle"].by_key()["color"] == list(plotting.COLORS)
