@@ -5,8 +5,9 @@ import os
 import matplotlib
 import pytest
 import torch
-from resnetbook import data
 from torch import nn
+
+from resnetbook import data
 
 matplotlib.use("Agg")
 

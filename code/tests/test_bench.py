@@ -7,6 +7,7 @@ import statistics
 import pytest
 import torch
 from conftest import small_net
+
 from resnetbook import bench, data, models, runs
 
 

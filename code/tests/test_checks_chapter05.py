@@ -6,9 +6,10 @@ from pathlib import Path
 import nbformat
 import pytest
 import torch
-from resnetbook import checks
 from torch import nn
 from torch.nn import functional as F
+
+from resnetbook import checks
 
 NOTEBOOK = Path(__file__).parents[2] / "book" / "05_resnet18_fashion_mnist.ipynb"
 NAMES = {"accuracy_of": checks.accuracy}

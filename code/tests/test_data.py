@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import require
+
 from resnetbook import data
 
 NAMES = list(data.SHA256)

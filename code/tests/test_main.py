@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from resnetbook import data, runs
 from resnetbook.__main__ import main
 from resnetbook.train import Recipe

@@ -3,8 +3,9 @@
 import pytest
 import torch
 import torchvision
-from resnetbook import blocks, models, probes
 from torch import nn
+
+from resnetbook import blocks, models, probes
 
 PUBLISHED = {18: 11_689_512, 34: 21_797_672, 50: 25_557_032, 101: 44_549_160, 152: 60_192_808}
 CIFAR = {20: 269_722, 32: 464_154, 44: 658_586, 56: 853_018, 110: 1_727_962}

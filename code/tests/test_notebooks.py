@@ -4,6 +4,7 @@ import re
 
 import nbformat
 import pytest
+
 from resnetbook import notebooks, runs
 
 PATHS = notebooks.paths()
@@ -91,6 +92,22 @@ def test_it_ends_with_a_quiz_and_a_summary(path):
     assert "\n## Quiz" in text and "\n## Summary" in text
 
 
+def numbers_in_prose(path):
+    """Measured numbers in Markdown before the quiz: two decimals or more, or a thousands separator."""
+    text = prose(path).split("\n## Quiz")[0]
+    text = re.sub(r"```.*?```|`[^`\n]*`|<details>.*?</details>|\]\([^)]*\)", "", text, flags=re.S)
+    text = text.replace("{,}", ",")  # how LaTeX writes a separator
+    return re.findall(r"(?<![\d.,])\d+\.\d{2,}(?![\d.])|(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])", text)
+
+
+@EVERY
+def test_prose_states_no_number_that_no_cell_prints_or_asserts(path):
+    shown = "\n".join(notebooks.text_outputs(read(path)) + [cell.source for cell in code_cells(path)])
+    shown += shown.replace("_", "").replace(",", "")
+    for number in numbers_in_prose(path):
+        assert number in shown or number.replace(",", "") in shown, number
+
+
 def test_a_stale_output_is_noticed(tmp_path):
     notebook = read(PATHS[0])
     changed = read(PATHS[0])
@@ -133,13 +150,13 @@ def test_an_unknown_notebook_is_named():
 
 def test_quick_mode_really_trains(tmp_path, monkeypatch):
     monkeypatch.setenv("RESNETBOOK_RUNS", "quick")
-    folder = runs.obtain("source-recipe-28", tmp_path)
-    (record,) = runs.load_seeds("source-recipe-28", folder)
+    folder = runs.obtain("source-recipe", tmp_path)
+    (record,) = runs.load_seeds("source-recipe", folder)
     losses = [entry["train_loss"] for entry in record["history"]]
     assert losses[-1] < losses[0]
     assert record["num_images"] == 1_000
     assert runs.load_logits(record["name"], folder).shape == (1_000, 10)
     # Asked again, it reads what is there.
     before = (folder / f"{record['name']}.json").read_bytes()
-    runs.obtain("source-recipe-28", tmp_path)
+    runs.obtain("source-recipe", tmp_path)
     assert (folder / f"{record['name']}.json").read_bytes() == before

@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
+
 from resnetbook import plotting
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (7, 8, 8), dtype=np.uint8)

@@ -3,8 +3,9 @@
 import pytest
 import torch
 import torchvision
-from resnetbook import models, probes
 from torch import nn
+
+from resnetbook import models, probes
 
 
 def test_parameters_of_trainable_layers_only():

@@ -11,9 +11,10 @@ import sys
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
+
 from resnetbook import data, models, probes, runs, train
 from resnetbook.train import Recipe
-from torch.nn import functional as F
 
 TINY = runs.Experiment(
     {"family": "cifar", "depth": 8, "width": 2, "stem_stride": 4, "in_channels": 1, "num_classes": 10},

@@ -28,6 +28,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 import pytest
 import torch
 import yaml
+
 from resnetbook import blocks, models, probes, runs
 
 ROOT = Path(__file__).resolve().parents[2]

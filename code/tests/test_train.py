@@ -19,11 +19,12 @@ import torch
 import torchvision
 from conftest import DEVICES, small_net
 from PIL import Image
-from resnetbook import data, models, runs, train
-from resnetbook.train import Recipe
 from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from resnetbook import data, models, runs, train
+from resnetbook.train import Recipe
 
 PLAIN = Recipe(
     num_epochs=1,
