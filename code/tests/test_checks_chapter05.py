@@ -79,14 +79,14 @@ def parameters(i, o, s=1, biases=True, norms=4, projection="where", projection_b
     ("options", "message"),
     [
         ({"biases": False}, "biases"),
-        ({"norms": 0}, "batch norms are missing"),
+        ({"norms": 0}, "two batch norms are missing"),
         ({"norms": 2}, "a scale and a shift"),
         ({"norms": 8}, "running statistics"),
         ({"projection": "never"}, "projection is missing"),
         ({"projection": "stride"}, "projection is missing"),
         ({"projection": "always"}, "no projection where"),
         ({"projection_bias": False}, "bias of the projection"),
-        ({"biases": False, "norms": 0}, "biases and batch norms"),
+        ({"biases": False, "norms": 0}, "Biases and batch norms"),
     ],
 )
 def test_wrong_block_parameters(options, message):

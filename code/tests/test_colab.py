@@ -143,7 +143,7 @@ def undeclared(source: str, declared: set[str], extra: set[str] = frozenset()) -
     return problems
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.stem)
 def test_what_is_imported_is_declared(path):
     declared = {canonicalize_name(Requirement(line).name) for line in pyproject()["dependencies"]}
     assert undeclared(path.read_text(encoding="utf-8"), declared, EXTRA.get(path.stem, frozenset())) == []
@@ -172,7 +172,7 @@ def test_an_undeclared_import_is_noticed(source, found):
 def test_every_declared_dependency_is_used():
     used = {
         module.partition(".")[0]
-        for path in PACKAGE.glob("*.py")
+        for path in PACKAGE.rglob("*.py")
         for module, _, _ in imports(ast.parse(path.read_text(encoding="utf-8")))
     }
     for line in pyproject()["dependencies"]:

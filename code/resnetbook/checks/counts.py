@@ -1,0 +1,317 @@
+"""Sizes, parameters and multiply-adds, next to those of the real modules."""
+
+import functools
+from collections.abc import Callable
+
+import torch
+
+from resnetbook import blocks, models, probes
+from resnetbook.checks.common import CheckFailed, call_reader, compare_counts, exercise
+from resnetbook.checks.tracing import trusted_layers
+
+
+def _basic_formula(
+    c_in: int,
+    c_out: int,
+    stride: int = 1,
+    *,
+    extra: int = 2,
+    projection_extra: int | None = None,
+    projection: str = "where",
+    kernel: int = 9,
+) -> int:
+    """Parameters of a basic block; the options make the mistakes that are named below.
+
+    Args:
+        c_in: channels of the input.
+        c_out: channels of the output.
+        stride: of the block.
+        extra: numbers for each output channel of a layer beside its weights: 2 in a norm, 1 in a bias.
+        projection_extra: the same for the projection; default: ``extra``.
+        projection: when there is one.
+        kernel: weights of a 3×3 filter for each input channel.
+    """
+    needed = {
+        "where": stride != 1 or c_in != c_out,
+        "stride": stride != 1,
+        "channels": c_in != c_out,
+        "always": True,
+        "never": False,
+    }[projection]
+    count = (kernel * c_in + extra) * c_out + (kernel * c_out + extra) * c_out
+    if needed:
+        count += (c_in + (extra if projection_extra is None else projection_extra)) * c_out
+    return count
+
+
+@exercise
+def basic_parameters(solution: Callable[[int, int, int], int]) -> str:
+    """Check ``basic_parameters(in_channels, out_channels, stride)``: all parameters of a basic block.
+
+    Raises:
+        CheckFailed: if a count is not that of :class:`resnetbook.blocks.BasicBlock`.
+    """
+    cases = ((64, 64, 1), (64, 128, 2), (128, 128, 2), (8, 16, 1), (3, 5, 3))
+    formula = functools.partial
+    compare_counts(
+        solution,
+        "basic_parameters",
+        cases,
+        lambda *case: probes.count_parameters(blocks.BasicBlock(*case)),
+        (
+            (
+                formula(_basic_formula, extra=0),
+                "The batch norms are missing: a scale and a shift for each channel.",
+            ),
+            (
+                formula(_basic_formula, extra=1),
+                "A batch norm learns two numbers for each channel, a scale and a shift.",
+            ),
+            (
+                formula(_basic_formula, extra=4),
+                "Running statistics are not learned, so they are no parameters.",
+            ),
+            (
+                formula(_basic_formula, extra=3),
+                "These convolutions have no bias: batch norm would subtract it again.",
+            ),
+            (
+                formula(_basic_formula, projection="never"),
+                "Where the shape changes there is a projection, with its norm.",
+            ),
+            (
+                formula(_basic_formula, projection="always"),
+                "Where the shape stays, the shortcut has no parameters.",
+            ),
+            (
+                formula(_basic_formula, projection="stride"),
+                "New channels need a projection too, also at stride 1.",
+            ),
+            (
+                formula(_basic_formula, projection="channels"),
+                "A stride needs a projection too, also with equal channels.",
+            ),
+            (
+                formula(_basic_formula, projection_extra=0),
+                "The projection has a batch norm as well.",
+            ),
+            (
+                lambda i, o, s=1: _basic_formula(i, o, s) - 9 * i * o + 9 * o * o,
+                "The first convolution reads in_channels, not out_channels.",
+            ),
+            (
+                lambda i, o, s=1: _basic_formula(i, o, s) - 9 * o * o + 9 * i * o,
+                "The second convolution reads what the first one put out: out_channels.",
+            ),
+            (formula(_basic_formula, kernel=3), "A 3×3 filter has nine weights for each input channel."),
+        ),
+    )
+    return f"the counts are the module's in {len(cases)} cases, with and without a projection."
+
+
+def _bottleneck_weights(width: int) -> int:
+    """Convolution weights of a bottleneck with the given width inside and 4 · width outside."""
+    convs = trusted_layers(blocks.Bottleneck(4 * width, 4 * width))
+    return sum(conv.weight.numel() for conv, _ in convs)
+
+
+@exercise
+def equal_cost_channels(solution: Callable[[int], int]) -> str:
+    """Check ``equal_cost_channels(width)``: the widest bottleneck for the price of two 3×3 convolutions.
+
+    Raises:
+        CheckFailed: if an answer is not a multiple of 4, too dear, or smaller than it could be.
+    """
+    widths = (64, 128, 1, 7, 512, 1000)
+    with torch.device("meta"):
+        for i, width in enumerate(widths):
+            call = f"equal_cost_channels({width})"
+            try:
+                channels = call_reader(solution, width, describe=call)
+            except NotImplementedError as error:
+                if i == 0:
+                    raise
+                raise CheckFailed(
+                    f"{call} raises NotImplementedError: this case is still to be done."
+                ) from error
+            if isinstance(channels, bool) or not isinstance(channels, int):
+                raise CheckFailed(f"{call} gives {channels!r}: the number of channels is a whole number.")
+            if channels < 4 or channels % 4:
+                raise CheckFailed(f"{call} gives {channels}: out_channels is a multiple of 4, from 4 up.")
+            if channels == 4 * width and width > 63:
+                raise CheckFailed(
+                    f"{call} gives {channels}: near, and the paper's choice, but a little more fits."
+                )
+            budget = sum(conv.weight.numel() for conv, _ in trusted_layers(blocks.BasicBlock(width, width)))
+            cost, next_cost = _bottleneck_weights(channels // 4), _bottleneck_weights(channels // 4 + 1)
+            if cost > budget:
+                raise CheckFailed(
+                    f"{call} gives {channels}: that bottleneck has {cost:,} weights, two 3×3 at width "
+                    f"{width} only "
+                    f"{budget:,}. Round down, to a multiple of 4."
+                )
+            if next_cost <= budget:
+                raise CheckFailed(
+                    f"{call} gives {channels}, but {channels + 4} channels still fit: {next_cost:,} of "
+                    f"{budget:,} weights."
+                )
+    return f"counted on the modules for the widths {', '.join(map(str, widths))}: no wider bottleneck fits."
+
+
+def _bottleneck_macs(
+    c_in: int,
+    c_out: int,
+    stride: int,
+    side: int,
+    stride_on: str,
+    *,
+    projection: str = "where",
+    sizes: str = "right",
+    round_down: bool = False,
+    factor: int = 1,
+) -> int:
+    """Multiply-adds of a bottleneck; the options make the mistakes that are named below."""
+    width, small = c_out // 4, side // stride if round_down else -(-side // stride)
+    first = small if stride_on == "1x1" else side
+    if sizes == "input":
+        first = small = side
+    elif sizes == "output":
+        first = small
+    elif sizes == "swapped":
+        first = side if stride_on == "1x1" else small
+    count = c_in * width * first**2 + 9 * width**2 * small**2 + width * c_out * small**2
+    if projection == "where" and (stride != 1 or c_in != c_out):
+        count += c_in * c_out * small**2
+    elif projection == "always":
+        count += c_in * c_out * small**2
+    return factor * count
+
+
+@exercise
+def bottleneck_macs(solution: Callable[[int, int, int, int, str], int]) -> str:
+    """Check ``bottleneck_macs(in_channels, out_channels, stride, side, stride_on)`` for square maps.
+
+    Raises:
+        CheckFailed: if a count is not that of the module.
+    """
+    cases = (
+        (256, 256, 1, 56, "3x3"),
+        (256, 512, 2, 56, "3x3"),
+        (256, 512, 2, 56, "1x1"),
+        (64, 256, 1, 56, "1x1"),
+        (16, 32, 2, 7, "3x3"),
+        (16, 32, 2, 7, "1x1"),
+        (32, 32, 2, 9, "3x3"),
+    )
+
+    def trusted(c_in: int, c_out: int, stride: int, side: int, stride_on: str) -> int:
+        with torch.device("meta"):
+            block = blocks.Bottleneck(c_in, c_out, stride, stride_on=stride_on)
+            return probes.count_macs(block, (c_in, side, side))
+
+    formula = functools.partial
+    compare_counts(
+        solution,
+        "bottleneck_macs",
+        cases,
+        trusted,
+        (
+            (
+                formula(_bottleneck_macs, sizes="input"),
+                "Layers from the stride on work on the small map: count output positions.",
+            ),
+            (
+                formula(_bottleneck_macs, sizes="output"),
+                "With the stride on the 3×3, the first 1×1 still sees every position of the large map.",
+            ),
+            (formula(_bottleneck_macs, sizes="swapped"), "You have swapped the two places of the stride."),
+            (
+                formula(_bottleneck_macs, projection="never"),
+                "The projection works too, where the shape changes.",
+            ),
+            (formula(_bottleneck_macs, projection="always"), "Where the shape stays there is no projection."),
+            (
+                formula(_bottleneck_macs, round_down=True),
+                "An odd side is rounded up: 7 becomes 4 at stride 2.",
+            ),
+            (formula(_bottleneck_macs, factor=2), "One MAC is a multiplication and an addition together."),
+        ),
+    )
+    return f"the counts are the modules' in {len(cases)} cases, for both places of the stride and odd sides."
+
+
+@exercise
+def map_sizes(solution: Callable[[int], list[int]]) -> str:
+    """Check ``map_sizes(side)``: the sides of ResNet-18's maps after the stem and the four stages.
+
+    Raises:
+        CheckFailed: if a list differs from the shapes of the real network.
+    """
+    with torch.device("meta"):  # shapes without numbers
+        network = models.d2l_resnet18()
+    parts = ("the stem", "conv2_x", "conv3_x", "conv4_x", "conv5_x")
+    sides = (224, 96, 28, 97, 33, 100, 2, 1)
+    for side in sides:
+        expected = [shape[-1] for shape in list(probes.shapes(network, (1, side, side)).values())[:5]]
+        call = f"map_sizes({side})"
+        given = call_reader(solution, side, describe=call)
+        if given is None:
+            raise CheckFailed(f"{call} gives None: does the function end with `return`?")
+        if not isinstance(given, list | tuple) or len(given) != 5:
+            raise CheckFailed(f"{call} gives {given!r}: five are asked for, after {', '.join(parts)}.")
+        if not all(isinstance(size, int) for size in given):
+            raise CheckFailed(f"{call} gives {given!r}: sizes are whole numbers; divide with //.")
+        for i, (size, right) in enumerate(zip(given, expected, strict=True)):
+            if size == right:
+                continue
+            said = f"{call}: after {parts[i]} you have {size}, the network has {right}. "
+            if i == 0 and size == (side + 1) // 2:
+                raise CheckFailed(said + "The convolution halves, and the max-pool halves once more.")
+            if i == 0:
+                raise CheckFailed(said + "Mind padding and rounding: put each layer into the formula.")
+            if i == 1:
+                raise CheckFailed(said + "The first stage keeps the size: its stride is 1.")
+            if size == given[i - 1]:
+                raise CheckFailed(said + "From conv3_x on, each stage halves once.")
+            if size == given[i - 1] // 2:
+                raise CheckFailed(said + "With a padding of 1, halving an odd size rounds up.")
+            raise CheckFailed(said + "Only the first convolution of a stage has stride 2.")
+    return f"the sizes are the real network's, for images of side {', '.join(map(str, sides))}."
+
+
+@exercise
+def block_parameters(solution: Callable[[int, int, int], int]) -> str:
+    """Check ``block_parameters(in_channels, out_channels, stride)`` for chapter 5's ``Residual``.
+
+    Raises:
+        CheckFailed: if a count differs from that of the module.
+    """
+    cases = ((64, 64, 1), (64, 128, 2), (3, 6, 1), (6, 6, 2), (1, 5, 3))
+    # A bias and a norm for each 3×3 convolution, and a bias alone for the projection.
+    formula = functools.partial(_basic_formula, extra=3, projection_extra=1)
+    mistakes = {
+        "Biases and batch norms are missing; both are learned.": {"extra": 0},
+        # Two biases, or one of two numbers in both norms: the same count, so both are named.
+        "2 · out_channels are missing. Either the biases of the 3×3 convolutions: here each has one for each "
+        "channel. Or half of the batch norms: each learns a scale and a shift.": {"extra": 2},
+        "The two batch norms are missing.": {"extra": 1},
+        "The running statistics of a batch norm are not learned, so they are no parameters.": {"extra": 5},
+        "The projection is missing: where the shape changes there is a 1×1 convolution.": {
+            "projection": "never"
+        },
+        "The projection is missing where the channels change at stride 1.": {"projection": "stride"},
+        "The projection is missing where the stride is 2 and the channels stay.": {"projection": "channels"},
+        "There is no projection where the shape stays: the identity has no parameters.": {
+            "projection": "always"
+        },
+        "The bias of the projection is missing.": {"projection_extra": 0},
+        "All biases are missing; here each convolution has them.": {"extra": 2, "projection_extra": 0},
+    }
+    compare_counts(
+        solution,
+        "block_parameters",
+        cases,
+        lambda *case: probes.count_parameters(blocks.D2LResidual(*case)),
+        tuple((functools.partial(formula, **options), message) for message, options in mistakes.items()),
+    )
+    return f"the counts are the module's, for {len(cases)} shapes, with and without a projection."

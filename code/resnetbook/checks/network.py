@@ -1,0 +1,169 @@
+"""The reader's whole network."""
+
+import itertools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from resnetbook import models, probes
+from resnetbook.checks.common import CheckFailed, call_reader, exercise
+from resnetbook.checks.tracing import Layer, kernel, layers_of, ran, randomize, same, watched
+
+_STAGE_OF = {64: "conv2_x", 128: "conv3_x", 256: "conv4_x", 512: "conv5_x"}
+
+
+def _wrong_plan(mine: list[Layer], right: list[Layer]) -> str | None:
+    """Where the convolutions of a network differ from ResNet-34's in number, shape or map size."""
+
+    def of_stage(layers: list[Layer], channels: int) -> list[Layer]:
+        return [la for la in layers if la.conv.out_channels == channels and la.conv.kernel_size == (3, 3)]
+
+    stem, wanted = mine[0], right[0]
+    if stem.conv.weight.shape != wanted.conv.weight.shape or stem.conv.stride != wanted.conv.stride:
+        return (
+            "the stem must begin with a 7×7 convolution from 3 to 64 channels with stride 2; yours is "
+            f"{stem.conv}."
+        )
+    for layer in mine:
+        if layer.conv.bias is not None:
+            return f"a {kernel(layer.conv)} convolution has a bias; batch norm follows, so set bias=False."
+        if layer.norm is None:
+            return (
+                f"a {kernel(layer.conv)} convolution to {layer.conv.out_channels} channels has no batch norm."
+            )
+    for channels, stage in _STAGE_OF.items():
+        given, needed = of_stage(mine, channels), of_stage(right, channels)
+        if len(given) != len(needed):
+            return (
+                f"{stage} runs {len(given)} 3×3 convolutions with {channels} channels, and ResNet-34 has "
+                f"{len(needed)}, in {len(needed) // 2} blocks. Count the first block of the stage as one of "
+                "them."
+            )
+        size, wanted_size = given[-1].call.output.shape[-2:], needed[-1].call.output.shape[-2:]
+        if size != wanted_size:
+            stem_hint = (
+                " The max-pool of the stem is 3×3 with stride 2 and padding 1." if channels == 64 else ""
+            )
+            return (
+                f"{stage} works on maps of {size[0]}×{size[1]}, and ResNet-34 on "
+                f"{wanted_size[0]}×{wanted_size[1]} "
+                f"(image 64×64). Each later stage halves once, in its first block.{stem_hint}"
+            )
+    projections = sum(layer.conv.kernel_size == (1, 1) for layer in mine)
+    if projections != 3:
+        return (
+            f"it runs {projections} projections; torchvision's ResNet-34 has 3 (option B): one where each of "
+            "conv3_x, conv4_x and conv5_x begins, and none in conv2_x, where the shape stays."
+        )
+    return None
+
+
+def _pair_up(mine: list[Layer], right: list[Layer]) -> list[tuple[Layer, Layer]]:
+    """Each trusted convolution with the reader's first free one of the same shape.
+
+    Raises:
+        CheckFailed: if one has no partner.
+    """
+    free = list(mine)
+    pairs = []
+    for wanted in right:
+        fitting = [layer for layer in free if layer.conv.weight.shape == wanted.conv.weight.shape]
+        if not fitting:
+            shape = tuple(wanted.conv.weight.shape)
+            raise CheckFailed(f"No convolution of yours has weights of shape {shape}, which ResNet-34 needs.")
+        free.remove(fitting[0])
+        pairs.append((fitting[0], wanted))
+    return pairs
+
+
+def _first_difference(mine: nn.Module, right: nn.Module, pairs: list[tuple[Layer, Layer]], x: Tensor) -> str:
+    """The first convolution, in the trusted order, whose output differs."""
+    outputs = []
+    for network in (mine, right):
+        with watched() as calls, torch.no_grad():
+            network(x)
+        outputs.append({id(call.layer): call.output for call in calls})
+    for i, (layer, wanted) in enumerate(pairs):
+        if not same(outputs[0][id(layer.conv)], outputs[1][id(wanted.conv)]):
+            place = (
+                f"the {kernel(wanted.conv)} convolution to {wanted.conv.out_channels} channels, number "
+                f"{i + 1}"
+            )
+            return (
+                f"The first convolution that gives something else is {place} of {len(pairs)}: look at what "
+                "happens just before it. Does checks.residual_block accept your block?"
+            )
+    return (
+        "All convolutions agree, so look behind the last one: its norm, the addition and ReLU, global "
+        "average pooling, and one linear layer without a softmax."
+    )
+
+
+@exercise
+def resnet34(solution: Callable[[], nn.Module]) -> str:
+    """Check ``solution()``, a whole ResNet-34 for 3 channels and 1,000 classes, with any names inside.
+
+    Random weights of :func:`resnetbook.models.resnet34`, whose outputs are torchvision's, are copied
+    into the reader's network layer by layer; then both must give the same logits.
+
+    Raises:
+        CheckFailed: if a layer is missing or too many, or the logits differ.
+    """
+    torch.manual_seed(0)
+    mine = call_reader(solution, describe="Building the network")
+    if not isinstance(mine, nn.Module):
+        raise CheckFailed(
+            f"The function gives {type(mine).__name__}, not a network: does it end with `return`?"
+        )
+    right = models.resnet34()
+    x = torch.randn(2, 3, 64, 64)
+    plans = []
+    for network in (mine, right):
+        network.eval()
+        with watched() as calls, torch.no_grad():
+            out = call_reader(network, x, describe="The network, given images of 64×64,")
+        plans.append((calls, layers_of(calls)[0]))
+        if network is mine and not isinstance(out, Tensor):
+            raise CheckFailed(f"The network gives {type(out).__name__}, not a Tensor.")
+        if network is mine and (not plans[0][1] or plans[0][1][0].call.input.shape[1] != 3):
+            raise CheckFailed("The network runs no convolution on the images.")
+    own = list(mine.modules())
+    for layer in plans[0][1]:
+        if not any(layer.conv is module for module in own):
+            raise CheckFailed("A convolution runs that is not registered: use nn.Sequential for the blocks.")
+    if problem := _wrong_plan(plans[0][1], plans[1][1]):
+        raise CheckFailed(f"The plan differs: {problem}")
+    linears = [[call.layer for call in ran(calls, nn.Linear)] for calls, _ in plans]
+    if [layer.weight.shape for layer in linears[0]] != [linears[1][0].weight.shape]:
+        raise CheckFailed(f"The head must be one linear layer from 512 to 1,000; yours runs {linears[0]}.")
+    pairs = _pair_up(plans[0][1], plans[1][1])
+    count, wanted = probes.count_parameters(mine), probes.count_parameters(right)
+    if count != wanted:
+        raise CheckFailed(
+            f"Your network has {count:,} parameters, not {wanted:,}: something is left over or shared."
+        )
+
+    randomize([layer for _, layer in pairs], torch.Generator().manual_seed(1))
+    for layer, source in pairs:
+        layer.conv.load_state_dict(source.conv.state_dict())
+        layer.norm.load_state_dict(source.norm.state_dict())
+    linears[0][0].load_state_dict(linears[1][0].state_dict())
+    mine.double()
+    right.double()
+    for mode, size in itertools.product(("evaluation", "training"), ((64, 64), (75, 61))):
+        mine.train(mode == "training")
+        right.train(mode == "training")
+        x = torch.randn(2, 3, *size, dtype=torch.float64)
+        with torch.no_grad():
+            logits = call_reader(mine, x, describe=f"The network, given images of {size[0]}×{size[1]},")
+            expected = right(x)
+        if logits.shape != expected.shape:
+            raise CheckFailed(f"The output has shape {tuple(logits.shape)}, not {tuple(expected.shape)}.")
+        if not same(logits, expected):
+            where = _first_difference(mine, right, pairs, x)
+            raise CheckFailed(f"With the same weights, the logits differ in {mode} mode. {where}")
+    return (
+        "with the weights of the book's ResNet-34 in it, your network gives the same logits, in training "
+        "and in evaluation mode, for images of 64×64 and of 75×61."
+    )

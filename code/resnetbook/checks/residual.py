@@ -1,0 +1,719 @@
+"""The reader's blocks.
+
+A block is judged by what it computes, next to the book's own block with the same weights. How it is
+built is only looked at to find its weights, and to explain a mistake.
+"""
+
+import copy
+import functools
+import io
+import itertools
+import math
+import random
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from resnetbook import blocks, probes
+from resnetbook.checks.common import CheckFailed, call_reader, exercise
+from resnetbook.checks.tracing import (
+    Layer,
+    LayerCall,
+    kernel,
+    layers_of,
+    randomize,
+    same,
+    trusted_layers,
+    watched,
+)
+
+
+@dataclass(frozen=True)
+class _Case:
+    """One block to build, and the height and width of the maps to feed it with."""
+
+    in_channels: int
+    out_channels: int
+    stride: int = 1
+    size: tuple[int, int] = (6, 6)
+
+    def __str__(self) -> str:
+        return f"in_channels={self.in_channels}, out_channels={self.out_channels}, stride={self.stride}"
+
+    @property
+    def batch_size(self) -> int:
+        return 2 + self.in_channels % 3  # not always the same
+
+    @property
+    def changes_shape(self) -> bool:
+        return self.stride != 1 or self.in_channels != self.out_channels
+
+    @property
+    def output_size(self) -> tuple[int, int]:
+        return tuple(-(-n // self.stride) for n in self.size)  # rounded up
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What a kind of block is expected to look like."""
+
+    trusted: type[nn.Module]
+    kernels: tuple[int, ...]
+    cases: tuple[_Case, ...]
+
+    def width(self, case: _Case) -> int:
+        return case.out_channels // self.trusted.expansion
+
+    def channels(self, case: _Case) -> list[tuple[int, int]]:
+        """Input and output channels of each convolution of F."""
+        width = self.width(case)
+        inner = [case.in_channels] + [width] * (len(self.kernels) - 1) + [case.out_channels]
+        return list(itertools.pairwise(inner))
+
+    def strides(self, case: _Case) -> list[list[int]]:
+        """Where the stride may stand: on the first convolution, in a bottleneck also on the 3×3."""
+        places = (0,) if self.trusted is blocks.BasicBlock else (0, 1)
+        return [[case.stride if i == place else 1 for i in range(len(self.kernels))] for place in places]
+
+
+# Few channels and many, odd sizes, new channels without a stride, a stride without new channels.
+_BASIC = _Kind(
+    blocks.BasicBlock,
+    (3, 3),
+    (
+        _Case(8, 8),
+        _Case(8, 16, 2),
+        _Case(12, 12, 2),
+        _Case(6, 12, 1, (5, 4)),
+        _Case(5, 10, 2, (7, 5)),
+        _Case(16, 16, 1, (1, 3)),
+        _Case(8, 8, 3, (7, 8)),
+        _Case(96, 96, 1, (4, 4)),
+        _Case(64, 128, 2, (8, 8)),
+        _Case(256, 512, 2, (3, 2)),
+    ),
+)
+
+
+_BOTTLENECK = _Kind(
+    blocks.Bottleneck,
+    (1, 3, 1),
+    (
+        _Case(32, 32),
+        _Case(32, 64, 2),
+        _Case(24, 24, 2),
+        _Case(12, 48, 1, (5, 4)),  # as in conv2_x, the input has the width of the 3×3 convolution
+        _Case(20, 40, 2, (7, 5)),
+        _Case(16, 16, 1, (1, 3)),
+        _Case(16, 16, 3, (7, 8)),
+        _Case(256, 256, 1, (4, 4)),
+        _Case(256, 512, 2, (8, 8)),
+        _Case(512, 1024, 2, (3, 2)),
+    ),
+)
+
+
+def _split(layers: list[Layer], x: Tensor, case: _Case) -> tuple[list[Layer], list[Layer]]:
+    """The convolutions of F, and those of the shortcut: 1×1, from the block's input to out_channels."""
+    seen = (x, x[:, :, :: case.stride, :: case.stride])
+    heads = [layer for layer in layers if any(torch.equal(layer.call.input, y) for y in seen)]
+    shortcut = [
+        layer
+        for layer in heads
+        if layer.conv.kernel_size == (1, 1) and layer.conv.out_channels == case.out_channels
+    ]
+    if len(shortcut) == len(heads):
+        shortcut = shortcut[1:]  # F must begin somewhere
+    return [layer for layer in layers if layer not in shortcut], shortcut
+
+
+def _new_block(cls: Callable[..., nn.Module], case: _Case) -> nn.Module:
+    """The reader's block for a case, or a message that says why there is none."""
+    options = {} if case.stride == 1 else {"stride": case.stride}  # stride=1 is the default
+    try:
+        make = functools.partial(cls, **options)
+        block = call_reader(
+            make, case.in_channels, case.out_channels, describe=f"Building the block ({case})"
+        )
+    except CheckFailed as failed:
+        error = failed.__cause__
+        advice = ""
+        if isinstance(error, TypeError) and "argument" in str(error):
+            advice = " The constructor must accept (in_channels, out_channels, stride=1)."
+        elif "before Module.__init__()" in str(error):
+            advice = " Call super().__init__() first of all."
+        raise CheckFailed(f"{failed}.{advice}") from error
+    if not isinstance(block, nn.Module):
+        raise CheckFailed(
+            f"Building the block gives {type(block).__name__}; derive your class from nn.Module."
+        )
+    if type(block).forward is nn.Module.forward:
+        raise CheckFailed("Your class has no method forward(self, x): check its name and its indentation.")
+    return block
+
+
+def _wrong_wiring(kind: _Kind, case: _Case, block: nn.Module, calls: list[LayerCall]) -> str | None:
+    """Mistakes with layers that hold whatever the block computes."""
+    own = list(block.modules())
+    learned = [call.layer for call in calls if isinstance(call.layer, nn.Conv2d | nn.BatchNorm2d)]
+    for layer in learned:
+        what = f"{kernel(layer)} convolution" if isinstance(layer, nn.Conv2d) else "batch norm"
+        if not any(layer is module for module in own):
+            return (
+                f"a {what} runs that is not registered, so parameters() misses it and it never learns: make "
+                "it an attribute in __init__, and use nn.ModuleList or nn.Sequential instead of a Python "
+                "list."
+            )
+        if sum(layer is other for other in learned) > 1:
+            return (
+                f"one {what} is used twice, so two places share its numbers: create a second one in __init__."
+            )
+        if isinstance(layer, nn.Conv2d) and layer.bias is not None:
+            return (
+                f"the {what} has a bias. Batch norm subtracts the mean right after it, bias included: set "
+                "bias=False."
+            )
+    return None
+
+
+def _wrong_leftovers(case: _Case, block: nn.Module, calls: list[LayerCall]) -> str | None:
+    """A layer that is registered and never runs."""
+    for name, module in block.named_modules():
+        if isinstance(module, nn.Conv2d | nn.BatchNorm2d) and not any(call.layer is module for call in calls):
+            reason = (
+                ""
+                if case.changes_shape
+                else " Where the shape stays, the shortcut is the identity, without parameters."
+            )
+            return (
+                f"self.{name} is created and never runs, but counts as parameters. Use it in forward, by "
+                f"calling it, or do not create it.{reason}"
+            )
+    return None
+
+
+def _wrong_convolutions(kind: _Kind, case: _Case, chain: list[Layer], x: Tensor) -> str | None:
+    """Mistakes in which convolutions F has: then its weights cannot be copied."""
+    kernels = [kernel(layer.conv) for layer in chain]
+    wanted = [f"{k}×{k}" for k in kind.kernels]
+    if kernels != wanted:
+        said = (
+            f"F must run {', '.join(wanted)} convolutions in this order; yours runs "
+            f"{', '.join(kernels) or 'none'}."
+        )
+        if sorted(kernels) == sorted(wanted):
+            return said + " They are swapped: the 3×3 stands in the middle, where the channels are few."
+        if not chain:
+            return said + " Build them from nn.Conv2d, and call them in forward."
+        extra = [layer for layer in chain[1:] if torch.equal(layer.call.input, x)]
+        if extra and case.changes_shape:
+            return said + " A projection on the shortcut is a 1×1 convolution to out_channels."
+        return said
+    width = kind.width(case)
+    for i, (layer, (c_in, c_out)) in enumerate(zip(chain, kind.channels(case), strict=True)):
+        conv = layer.conv
+        if (conv.in_channels, conv.out_channels) == (c_in, c_out) and conv.groups == 1:
+            continue
+        if conv.groups != 1:
+            return (
+                f"convolution {i + 1} of F has groups={conv.groups}: leave groups out, so that channels mix."
+            )
+        said = (
+            f"convolution {i + 1} of F must map {c_in} to {c_out} channels; yours maps {conv.in_channels} to "
+            f"{conv.out_channels}. "
+        )
+        if kind is _BOTTLENECK and chain[2].conv.out_channels == 4 * case.out_channels:
+            return said + (
+                "out_channels is what comes out of the block; the width inside is a quarter of it, "
+                "out_channels // 4."
+            )
+        if kind is _BOTTLENECK and chain[1].conv.in_channels == case.out_channels:
+            return said + f"The expansion is forgotten: the 3×3 works at width out_channels // 4 = {width}."
+        if kind is _BOTTLENECK and chain[1].conv.in_channels == case.in_channels // 4:
+            return said + "The wrong width: it is out_channels // 4, whatever comes in."
+        return said + "Check its channels."
+    return None
+
+
+def _wrong_norms(
+    case: _Case, chain: list[Layer], shortcut: list[Layer], left_over: list[LayerCall], x: Tensor
+) -> str | None:
+    """Mistakes in which norms there are, and a projection where none belongs."""
+    if any(torch.equal(call.input, x) for call in left_over):
+        return (
+            "a batch norm comes before its convolution: that is the pre-activation block (v2). Here the "
+            "order is convolution, norm, ReLU."
+        )
+    if len(shortcut) > 1 or (shortcut and not case.changes_shape):
+        return (
+            "there is a projection where none is needed (option C). Where input and output have the same "
+            "shape, the shortcut is the identity; build the projection only if stride != 1 or the channels "
+            "change."
+        )
+    for i, layer in enumerate(chain):
+        if layer.norm is None:
+            where = "the last convolution" if i == len(chain) - 1 else f"convolution {i + 1}"
+            return (
+                f"a batch norm is missing after {where} of F: each convolution has a BatchNorm2d of its own."
+            )
+    for layer in shortcut:
+        if layer.norm is None:
+            return "the projection is not normalized: a BatchNorm2d follows its 1×1 convolution."
+    if left_over:
+        return "there is a batch norm too many: one follows each convolution, and nothing else."
+    for layer in chain + shortcut:
+        norm = layer.norm
+        if not norm.affine or not norm.track_running_stats or (norm.eps, norm.momentum) != (1e-5, 0.1):
+            return (
+                f"{norm} has other settings than torchvision's: use nn.BatchNorm2d(channels) with its "
+                "defaults (a Keras momentum of 0.9 is 0.1 here)."
+            )
+    return None
+
+
+def _wrong_settings(kind: _Kind, case: _Case, chain: list[Layer], shortcut: list[Layer]) -> str | None:
+    """Mistakes with strides and paddings. Only asked for when the block is known to be wrong."""
+    given = [layer.conv.stride[0] for layer in chain]
+    allowed = kind.strides(case)
+    if given not in allowed:
+        total = math.prod(given)
+        if case.stride == 1:
+            return f"the stride is ignored: stride=1 is asked for, and the convolutions of F have {given}."
+        if total == 1:
+            said = (
+                f"the stride is never applied in F: stride={case.stride} is asked for, and its convolutions "
+                f"have {given}."
+            )
+            return said + (
+                " To shrink the map, give the stride to a convolution; no pooling and no cutting are needed."
+            )
+        if sum(stride != 1 for stride in given) > 1:
+            return (
+                f"the stride is applied twice: the convolutions of F have {given}; only one may shrink the "
+                "map."
+            )
+        if total != case.stride:
+            return (
+                f"the stride is ignored: stride={case.stride} is asked for, and the convolutions of F have "
+                f"{given}."
+            )
+        place = next(i for i, stride in enumerate(given) if stride != 1) + 1
+        right = "the first one" if kind is _BASIC else "the 3×3 (torchvision) or the first 1×1 (the paper)"
+        which = ("first", "second", "last")[place - 1]
+        return f"the stride is on the {which} convolution of F; it belongs on {right}."
+    for layer in shortcut:
+        if layer.conv.stride[0] != case.stride:
+            return (
+                f"the projection has stride {layer.conv.stride[0]}; it needs the block's stride, "
+                f"{case.stride}."
+            )
+    for layer in chain + shortcut:
+        conv = layer.conv
+        right = conv.kernel_size[0] // 2
+        if conv.padding not in ((right, right), "same") and not (conv.padding == "valid" and right == 0):
+            return (
+                f"wrong padding: a {kernel(conv)} convolution needs padding={right}, yours has "
+                f"{conv.padding}."
+            )
+        if set(conv.dilation) != {1} or conv.padding_mode != "zeros":
+            return f"unusual settings: {conv}. Leave dilation and padding_mode out."
+    return None
+
+
+def _explain_crash(kind: _Kind, case: _Case, block: nn.Module, calls: list[LayerCall], x: Tensor) -> str:
+    """What may have led to an error inside forward: a guess from the layers, to stand behind the error."""
+    layers, _ = layers_of(calls)
+    chain, shortcut = _split(layers, x, case)
+    # As many as F itself has of that shape, and one more for the projection.
+    of_that_shape = [
+        module
+        for module in block.modules()
+        if isinstance(module, nn.Conv2d)
+        and module.kernel_size == (1, 1)
+        and (module.in_channels, module.out_channels) == (case.in_channels, case.out_channels)
+    ]
+    inside = list(zip(kind.kernels, kind.channels(case), strict=True))
+    expected = 1 + inside.count((1, (case.in_channels, case.out_channels)))
+    if wiring := _wrong_wiring(kind, case, block, calls):
+        return f"Besides, {wiring}"
+    if case.changes_shape and len(of_that_shape) < expected and not shortcut and chain:
+        return (
+            "Input and output differ in shape here, and your block has no projection that makes them fit: "
+            "create a 1×1 convolution with the block's stride, and its norm, whenever stride != 1 or "
+            "in_channels != out_channels. See that nothing overwrites it with None."
+        )
+    if len(chain) >= len(kind.kernels):
+        problem = _wrong_convolutions(kind, case, chain, x) or _wrong_settings(kind, case, chain, shortcut)
+        if problem:
+            return f"Look here: {problem}"
+    return "Follow the shapes through forward, layer by layer."
+
+
+def _forward(kind: _Kind, case: _Case, block: nn.Module, x: Tensor, calls: list[LayerCall]) -> Tensor:
+    """The output of the reader's block; an error becomes a message, and so does what is no Tensor."""
+    try:
+        out = call_reader(block, x, describe=f"forward ({case}, input {tuple(x.shape)})")
+    except CheckFailed as failed:
+        raise CheckFailed(f"{failed}. {_explain_crash(kind, case, block, calls, x)}") from failed.__cause__
+    if not isinstance(out, Tensor):
+        raise CheckFailed(f"forward gives {type(out).__name__}, not a Tensor: does it end with `return`?")
+    return out
+
+
+class _Rolled(nn.Module):
+    """Zero padding with the new channels elsewhere: in front, or half on each side."""
+
+    def __init__(self, padding: nn.Module, shift: int) -> None:
+        super().__init__()
+        self.padding, self.shift = padding, shift
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.roll(self.padding(x), self.shift, dims=1)
+
+
+def _trusted_blocks(kind: _Kind, case: _Case, chain: list[Layer], shortcut: list[Layer]) -> list[nn.Module]:
+    """The book's blocks that the reader's may equal, with the reader's weights.
+
+    More than one, because the paper leaves open where a zero padding stands, and because the stride of
+    a bottleneck may be on either of two convolutions.
+    """
+    shape = (case.in_channels, case.out_channels, case.stride)
+    option = "B" if shortcut else "A"
+    places = ({},) if kind is _BASIC else ({"stride_on": "3x3"}, {"stride_on": "1x1"})
+    found = [kind.trusted(*shape, shortcut=option, **place) for place in places]
+    new = case.out_channels - case.in_channels
+    if option == "A" and new > 0:
+        for shift, block in itertools.product({new, new // 2}, list(found)):
+            rolled = copy.deepcopy(block)
+            rolled.downsample = _Rolled(rolled.downsample, shift)
+            found.append(rolled)
+    for block in found:
+        for (conv, norm), layer in zip(trusted_layers(block), chain + shortcut, strict=True):
+            conv.load_state_dict(layer.conv.state_dict())
+            norm.load_state_dict(layer.norm.state_dict())
+        block.double()
+    return found
+
+
+def _measure(
+    block: nn.Module,
+    layers: list[tuple[nn.Conv2d, nn.BatchNorm2d]],
+    x: Tensor,
+    forward: Callable[[Tensor], Tensor],
+) -> dict[str, Tensor]:
+    """All that can be seen of a block from outside: outputs, gradients, running statistics."""
+    found = {}
+    for mode in ("evaluation", "training"):
+        block.train(mode == "training")
+        block.zero_grad()
+        leaf = x.clone().requires_grad_()
+        out = forward(leaf * 1)  # inside a network the input of a block is no leaf either
+        found[f"output in {mode} mode"] = out.detach().clone()
+        # Any fixed direction will do to compare gradients, as long as no two of its numbers agree.
+        direction = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).reshape(out.shape).sin()
+        if out.requires_grad:
+            (out * direction).sum().backward()
+        found[f"gradient in the input, in {mode} mode"] = _gradients([leaf])
+        weights = [p for conv, norm in layers for p in (conv.weight, norm.weight, norm.bias)]
+        found[f"gradient in the weights, in {mode} mode"] = _gradients(weights)
+    statistics = [s.flatten() for _, norm in layers for s in (norm.running_mean, norm.running_var)]
+    found["running statistics of the norms"] = torch.cat(statistics).clone()
+    return found
+
+
+def _gradients(tensors: list[Tensor]) -> Tensor:
+    return torch.cat([(torch.zeros_like(t) if t.grad is None else t.grad).flatten() for t in tensors])
+
+
+_MISTAKES = {
+    "never": "the skip is never added: add the shortcut to F(x) before the last ReLU.",
+    "no last ReLU": "there is no ReLU at the end: it comes after the addition.",
+    "after": "the skip is added after the last ReLU: add it first, then apply ReLU to the sum.",
+    "early ReLU": (
+        "there is an extra ReLU before the addition, so F(x) cannot be negative: the last norm is followed "
+        "by the addition, and one ReLU after it."
+    ),
+    "no ReLU 0": "the ReLU is missing between the first and the second convolution.",
+    "no ReLU 1": "the ReLU is missing between the second and the last convolution.",
+    "no ReLU inside": "the ReLU is missing between the convolutions of F.",
+    "minus": "the shortcut is subtracted; it must be added.",
+    "reversed": "F(x) is subtracted from the shortcut; both must be added.",
+    "times": "F(x) and the shortcut are multiplied; they must be added.",
+    "maximum": "the larger of F(x) and the shortcut is taken; they must be added.",
+    "twice": "the shortcut is added twice.",
+    "half": "the mean of F(x) and the shortcut is taken; it must be their sum.",
+    "ReLU on skip": "a ReLU is applied to the shortcut: x is added as it is.",
+    "overwritten": (
+        "what is added is not the block's input but what the first convolution made of it: forward "
+        "overwrites x. Keep the input under a name of its own."
+    ),
+    "doubled": "F(x) is added to itself: forward overwrites x. Keep the input under a name of its own.",
+    "norm after": "the last batch norm comes after the addition; it belongs before it.",
+    "ReLU before norm": "ReLU comes before the batch norm; the order is convolution, norm, ReLU.",
+}
+
+
+def _mistaken(block: nn.Module, x: Tensor, mistakes: tuple[str, ...]) -> Tensor:
+    """What the block would put out if it had been built with these mistakes, in evaluation mode."""
+    pairs = trusted_layers(block)
+    pairs = pairs[: 3 if isinstance(block, blocks.Bottleneck) else 2]
+    shortcut = block.downsample(x)
+    out = x
+    for i, (conv, norm) in enumerate(pairs):
+        out = conv(out)
+        last = i == len(pairs) - 1
+        if last:
+            break
+        if "ReLU before norm" in mistakes:
+            out = norm(F.relu(out))
+            continue
+        out = norm(out)
+        if not {f"no ReLU {i}", "no ReLU inside"} & set(mistakes):
+            out = F.relu(out)
+        if i == 0 and "overwritten" in mistakes:
+            shortcut = out
+    if "ReLU on skip" in mistakes:
+        shortcut = F.relu(shortcut)
+    if "norm after" in mistakes:
+        out = norm(out + shortcut)
+    else:
+        out = norm(out)
+        if {"early ReLU", "after"} & set(mistakes):
+            out = F.relu(out)
+        joined = {
+            "never": lambda: out,
+            "minus": lambda: out - shortcut,
+            "reversed": lambda: shortcut - out,
+            "times": lambda: out * shortcut,
+            "maximum": lambda: torch.maximum(out, shortcut),
+            "twice": lambda: out + 2 * shortcut,
+            "half": lambda: (out + shortcut) / 2,
+            "doubled": lambda: 2 * out,
+        }
+        out = next((joined[m] for m in mistakes if m in joined), lambda: out + shortcut)()
+    return out if {"no last ReLU", "after"} & set(mistakes) else F.relu(out)
+
+
+def _explain_output(trusted: nn.Module, x: Tensor, output: Tensor) -> str | None:
+    """The mistake, or the two mistakes, that would give just this output in evaluation mode."""
+    trusted.eval()
+    with torch.no_grad():
+        for number in (1, 2):
+            for mistakes in itertools.combinations(_MISTAKES, number):
+                try:
+                    guess = _mistaken(trusted, x, mistakes)
+                except RuntimeError:
+                    continue  # shapes that do not fit: not this mistake
+                if same(output, guess):
+                    return " And ".join(_MISTAKES[mistake] for mistake in mistakes)
+    return None
+
+
+_RANDOM = (
+    "the output depends on chance in {} mode: something in the block is random, like dropout. Leave it out."
+)
+
+
+def _random_mode(block: nn.Module, x: Tensor) -> str | None:
+    """The mode in which the block's output depends on chance, if there is one."""
+    for mode in ("evaluation", "training"):
+        block.train(mode == "training")
+        states = []
+        with torch.no_grad():
+            states.append((torch.get_rng_state(), random.getstate()))
+            outputs = block(x), block(x)
+            states.append((torch.get_rng_state(), random.getstate()))
+        # A coin may fall on the same side twice, but it has been thrown.
+        drawn = not torch.equal(states[0][0], states[1][0]) or states[0][1] != states[1][1]
+        if drawn or not same(*outputs):
+            return mode
+    return None
+
+
+def _explain(
+    kind: _Kind,
+    case: _Case,
+    block: nn.Module,
+    calls: list[LayerCall],
+    layers: tuple[list[Layer], list[Layer]],
+    references: list[nn.Module],
+    x: Tensor,
+    given: dict[str, Tensor],
+    different: str,
+) -> str:
+    """Why a block differs from the trusted ones: settings, further layers, known mistakes, or only where."""
+    if problem := _wrong_settings(kind, case, *layers):
+        return problem
+    usual = (nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.Identity)
+    strange = {type(call.layer).__name__: None for call in calls if not isinstance(call.layer, usual)}
+    if strange:
+        return (
+            f"it also runs {', '.join(strange)}, which this block does not have. It needs only convolutions, "
+            "batch norms, ReLU and one addition."
+        )
+    if mode := _random_mode(block, x):
+        return _RANDOM.format(mode)
+    if different == "output in evaluation mode":
+        for reference in references:
+            if mistake := _explain_output(reference, x, given[different]):
+                return mistake
+    said = f"the {different} is not that of the book's block with the same weights. "
+    if different.startswith("gradient"):
+        return said + "The output is right, so something cuts the gradient: detach(), .data or no_grad()."
+    if different == "output in training mode":
+        return (
+            said + "In evaluation mode it is right: look for what depends on self.training, or for dropout."
+        )
+    if different.startswith("running"):
+        return said + "Let each norm see its input once in each forward pass, in the mode of the block."
+    if case.changes_shape and not layers[1]:
+        return (
+            said + "The shortcut has no projection, so it must be option A: every stride-th pixel, "
+            "x[:, :, ::stride, ::stride], and zeros for the new channels."
+        )
+    return said + "Compare your forward with the diagram, arrow by arrow."
+
+
+def _shape_problem(kind: _Kind, case: _Case, out: Tensor, chain: list[Layer], shortcut: list[Layer]) -> str:
+    channels = out.shape[1] if out.dim() == 4 else None
+    if channels in (2 * case.out_channels, case.in_channels + case.out_channels):
+        return "F(x) and the shortcut are concatenated; they must be added, number by number."
+    return (
+        _wrong_settings(kind, case, chain, shortcut) or "Follow the shapes through forward, layer by layer."
+    )
+
+
+def _check_case(kind: _Kind, case: _Case, cls: Callable[..., nn.Module], generator: torch.Generator) -> str:
+    """Compare the reader's block with the trusted one in one case; returns the shortcut's option."""
+    block = _new_block(cls, case)
+    # Large numbers of both signs: small ones would not tell ReLU from an activation that levels off.
+    x = 3 * torch.randn(case.batch_size, case.in_channels, *case.size, generator=generator)
+    before = x.clone()
+    with watched() as calls, torch.no_grad():
+        out = _forward(kind, case, block, x, calls)
+
+    def fail(message: str | None) -> None:
+        if message:
+            raise CheckFailed(f"With {case}: {message}")
+
+    if not torch.equal(x, before):
+        fail(
+            "forward changes its own input in place, which others still need: no x += …, and no "
+            "nn.ReLU(inplace=True) on x itself."
+        )
+    found, left_over = layers_of(calls)
+    chain, shortcut = _split(found, x, case)
+    fail(_wrong_wiring(kind, case, block, calls))
+    fail(_wrong_leftovers(case, block, calls))
+    shape = (case.batch_size, case.out_channels, *case.output_size)
+    fail(_wrong_convolutions(kind, case, chain, x))
+    if tuple(out.shape) != shape:
+        problem = _shape_problem(kind, case, out, chain, shortcut)
+        fail(f"the wrong shape comes out: {tuple(out.shape)}, not {shape}. {problem}")
+    fail(_wrong_norms(case, chain, shortcut, left_over, x))
+
+    layers = chain + shortcut
+    randomize(layers, generator)
+    references = _trusted_blocks(kind, case, chain, shortcut)
+    if (count := probes.count_parameters(block)) != (right := probes.count_parameters(references[0])):
+        fail(f"the block has {count:,} parameters, not {right:,}: find and remove what does not belong.")
+    block.double()
+    x = x.double()
+    before = x.clone()
+    names = [(layer.conv, layer.norm) for layer in layers]
+    try:
+        given = _measure(block, names, x, lambda y: _forward(kind, case, block, y, []))
+    except RuntimeError as error:  # autograd's own complaints; those of forward are dealt with already
+        raise CheckFailed(
+            f"With {case}: the backward pass stops with {error}. Something is changed in place that autograd "
+            "still needs: write out = out + shortcut instead of out += shortcut after a ReLU."
+        ) from error
+    differing = []
+    for reference in references:
+        fresh = copy.deepcopy(reference)  # measuring moves the running statistics
+        right = _measure(fresh, trusted_layers(fresh), x, fresh)
+        differing.append(next((key for key in right if not same(given[key], right[key])), None))
+    if None not in differing:
+        # Explain next to the reference that agrees with the block the longest.
+        keys = list(given)
+        last = max(differing, key=keys.index)
+        fail(_explain(kind, case, block, calls, (chain, shortcut), references, x, given, last))
+    if mode := _random_mode(block, x):
+        fail(_RANDOM.format(mode))
+    return "" if not case.changes_shape else "B" if shortcut else "A"
+
+
+def _check_block(cls: Callable[..., nn.Module], kind: _Kind) -> str:
+    """Compare the reader's block with the trusted one in every case, and say what was compared."""
+    name = kind.trusted.__name__
+    if cls is None:
+        raise CheckFailed(
+            "The check got None: give it your class itself, as in checks.residual_block(MyBlock)."
+        )
+    if isinstance(cls, nn.Module):
+        raise CheckFailed(
+            f"The check got a block that is already built: give it the class, {type(cls).__name__}, without "
+            "parentheses."
+        )
+    if not callable(cls):
+        raise CheckFailed(f"The check got {cls!r}: give it your class.")
+    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    printed = io.StringIO()
+    options = set()
+    try:
+        with redirect_stdout(printed), torch.enable_grad():
+            for i, case in enumerate(kind.cases):
+                try:
+                    options.add(_check_case(kind, case, cls, generator))
+                except NotImplementedError as error:
+                    if i == 0:
+                        raise  # not begun
+                    raise CheckFailed(
+                        f"With {case}: NotImplementedError. This case is still to be done."
+                    ) from error
+    finally:
+        print(printed.getvalue()[:1000], end="")
+    if printed.getvalue():
+        raise CheckFailed(
+            f"The block computes the right thing, but it prints {printed.getvalue().splitlines()[0]!r} on "
+            "the way: "
+            "remove the forgotten print, or every training step will repeat it."
+        )
+    used = {"A": "zero padding (option A)", "B": "a projection (option B)"}
+    shortcuts = " or ".join(used[option] for option in sorted(options - {""}))
+    return (
+        f"with the same weights your block and the book's {name} agree in {len(kind.cases)} cases, in "
+        "training and in evaluation mode: outputs, gradients and running statistics. "
+        f"Where shapes change, it uses {shortcuts}."
+    )
+
+
+@exercise
+def residual_block(solution: Callable[..., nn.Module]) -> str:
+    """Check a basic block, ``solution(in_channels, out_channels, stride=1)``.
+
+    It is compared with :class:`resnetbook.blocks.BasicBlock` under copied random weights. Where the
+    shape changes, the shortcut may be a projection (option B) or zero padding (option A).
+
+    Raises:
+        CheckFailed: if the block differs, naming the mistake where it is a known one.
+    """
+    return _check_block(solution, _BASIC)
+
+
+@exercise
+def bottleneck(solution: Callable[..., nn.Module]) -> str:
+    """Check a bottleneck block, ``solution(in_channels, out_channels, stride=1)``.
+
+    ``out_channels`` is what comes out; the 3×3 convolution works at a quarter of it. The stride may be
+    on the 3×3 (torchvision) or on the first 1×1 (the paper). Compared as :func:`residual_block` does.
+
+    Raises:
+        CheckFailed: if the block differs, naming the mistake where it is a known one.
+    """
+    return _check_block(solution, _BOTTLENECK)
