@@ -1,9 +1,12 @@
 """What every check needs: the failure, the frame around a check, calling the reader's code."""
 
 import functools
+import operator
+import traceback
 from collections.abc import Callable
 
 import torch
+from torch import nn
 
 
 class CheckFailed(AssertionError):
@@ -15,6 +18,12 @@ def exercise(check: Callable[[Callable], str]) -> Callable[[Callable], None]:
 
     @functools.wraps(check)
     def run(solution: Callable) -> None:
+        if isinstance(solution, nn.Module) or not callable(solution):
+            built = isinstance(solution, nn.Module)
+            what = f"a {type(solution).__name__} that is already built" if built else repr(solution)
+            raise CheckFailed(
+                f"The check got {what}: give it your function or class by its name, without parentheses ()."
+            )
         try:
             with torch.random.fork_rng(devices=[]):  # the notebook's own random numbers stay as they were
                 compared = check(solution)
@@ -27,14 +36,42 @@ def exercise(check: Callable[[Callable], str]) -> Callable[[Callable], None]:
     return run
 
 
-def call_reader(solution: Callable, *arguments: object, describe: str) -> object:
-    """What the reader's code returns; its errors become a :class:`CheckFailed` that quotes them."""
+def _raised_by_torch(error: Exception) -> bool:
+    """Whether torch raised it, as it does where an nn.ModuleList is called."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame.f_globals.get("__name__", "").startswith("torch.")
+
+
+def call_reader(solution: Callable, *arguments: object, describe: str, begun: bool = False) -> object:
+    """What the reader's code returns; its errors become a :class:`CheckFailed` that quotes them.
+
+    Raises:
+        NotImplementedError: the reader's own, unless something else has been ``begun`` already.
+    """
     try:
         return solution(*arguments)
-    except (NotImplementedError, CheckFailed):
+    except CheckFailed:
         raise
     except Exception as error:  # whatever it is, it is the reader's, and the message must say where
-        raise CheckFailed(f"{describe} raises {type(error).__name__}: {error}") from error
+        said = f"{describe} raises {type(error).__name__}: {error}"
+        if isinstance(error, NotImplementedError) and not _raised_by_torch(error):
+            if not begun:
+                raise
+            said = f"{said.removesuffix(': ')}. This case is still to be done."
+        raise CheckFailed(said) from error
+
+
+def call_for_count(solution: Callable, call: str, *arguments: object, begun: bool) -> int:
+    """The whole number that the reader's code returns; also one of numpy or torch."""
+    answer = call_reader(solution, *arguments, describe=call, begun=begun)
+    if answer is None:
+        raise CheckFailed(f"{call} gives None: does the function end with `return`?")
+    try:
+        if not isinstance(answer, bool):
+            return operator.index(answer)
+    except TypeError:
+        pass
+    raise CheckFailed(f"{call} gives {answer!r}, which is no whole number: divide with //.")
 
 
 def compare_counts(
@@ -49,20 +86,7 @@ def compare_counts(
     Raises:
         CheckFailed: if a number differs.
     """
-    given = []
-    for i, case in enumerate(cases):
-        call = f"{name}{case}"
-        try:
-            answer = call_reader(solution, *case, describe=call)
-        except NotImplementedError as error:
-            if i == 0:
-                raise
-            raise CheckFailed(f"{call} raises NotImplementedError: this case is still to be done.") from error
-        if answer is None:
-            raise CheckFailed(f"{call} gives None: does the function end with `return`?")
-        if isinstance(answer, bool) or not isinstance(answer, int):
-            raise CheckFailed(f"{call} gives {answer!r}: a count is a whole number; divide with //.")
-        given.append(answer)
+    given = [call_for_count(solution, f"{name}{case}", *case, begun=i > 0) for i, case in enumerate(cases)]
     right = [trusted(*case) for case in cases]
     for case, answer, count in zip(cases, given, right, strict=True):
         if answer != count:

@@ -6,8 +6,28 @@ from collections.abc import Callable
 import torch
 
 from resnetbook import blocks, models, probes
-from resnetbook.checks.common import CheckFailed, call_reader, compare_counts, exercise
-from resnetbook.checks.tracing import trusted_layers
+from resnetbook.checks.common import CheckFailed, call_for_count, call_reader, compare_counts, exercise
+
+# Mistaken rules for when there is a projection, in every count.
+_RULES = {
+    "stride": "The projection is missing where the channels change at stride 1.",
+    "channels": "The projection is missing where there is a stride and the channels stay.",
+    "both": "A stride or new channels need a projection: write or, not and.",
+    "stride 2": "The projection is missing where the stride is neither 1 nor 2.",
+}
+
+
+def _projects(rule: str, c_in: int, c_out: int, stride: int) -> bool:
+    """Whether a block has a projection, by the right rule, "where", or by a mistaken one."""
+    return {
+        "where": stride != 1 or c_in != c_out,
+        "stride": stride != 1,
+        "channels": c_in != c_out,
+        "both": stride != 1 and c_in != c_out,
+        "stride 2": stride == 2 or c_in != c_out,
+        "always": True,
+        "never": False,
+    }[rule]
 
 
 def _basic_formula(
@@ -28,18 +48,11 @@ def _basic_formula(
         stride: of the block.
         extra: numbers for each output channel of a layer beside its weights: 2 in a norm, 1 in a bias.
         projection_extra: the same for the projection; default: ``extra``.
-        projection: when there is one.
+        projection: the rule when there is one.
         kernel: weights of a 3×3 filter for each input channel.
     """
-    needed = {
-        "where": stride != 1 or c_in != c_out,
-        "stride": stride != 1,
-        "channels": c_in != c_out,
-        "always": True,
-        "never": False,
-    }[projection]
     count = (kernel * c_in + extra) * c_out + (kernel * c_out + extra) * c_out
-    if needed:
+    if _projects(projection, c_in, c_out, stride):
         count += (c_in + (extra if projection_extra is None else projection_extra)) * c_out
     return count
 
@@ -51,7 +64,7 @@ def basic_parameters(solution: Callable[[int, int, int], int]) -> str:
     Raises:
         CheckFailed: if a count is not that of :class:`resnetbook.blocks.BasicBlock`.
     """
-    cases = ((64, 64, 1), (64, 128, 2), (128, 128, 2), (8, 16, 1), (3, 5, 3))
+    cases = ((64, 64, 1), (64, 128, 2), (128, 128, 2), (8, 16, 1), (5, 5, 3))
     formula = functools.partial
     compare_counts(
         solution,
@@ -84,13 +97,10 @@ def basic_parameters(solution: Callable[[int, int, int], int]) -> str:
                 "Where the shape stays, the shortcut has no parameters.",
             ),
             (
-                formula(_basic_formula, projection="stride"),
-                "New channels need a projection too, also at stride 1.",
+                formula(_basic_formula, extra=0, projection="never"),
+                "The batch norms are missing, and the projection where the shape changes.",
             ),
-            (
-                formula(_basic_formula, projection="channels"),
-                "A stride needs a projection too, also with equal channels.",
-            ),
+            *((formula(_basic_formula, projection=rule), message) for rule, message in _RULES.items()),
             (
                 formula(_basic_formula, projection_extra=0),
                 "The projection has a batch norm as well.",
@@ -109,12 +119,6 @@ def basic_parameters(solution: Callable[[int, int, int], int]) -> str:
     return f"the counts are the module's in {len(cases)} cases, with and without a projection."
 
 
-def _bottleneck_weights(width: int) -> int:
-    """Convolution weights of a bottleneck with the given width inside and 4 · width outside."""
-    convs = trusted_layers(blocks.Bottleneck(4 * width, 4 * width))
-    return sum(conv.weight.numel() for conv, _ in convs)
-
-
 @exercise
 def equal_cost_channels(solution: Callable[[int], int]) -> str:
     """Check ``equal_cost_channels(width)``: the widest bottleneck for the price of two 3×3 convolutions.
@@ -123,39 +127,28 @@ def equal_cost_channels(solution: Callable[[int], int]) -> str:
         CheckFailed: if an answer is not a multiple of 4, too dear, or smaller than it could be.
     """
     widths = (64, 128, 1, 7, 512, 1000)
-    with torch.device("meta"):
-        for i, width in enumerate(widths):
-            call = f"equal_cost_channels({width})"
-            try:
-                channels = call_reader(solution, width, describe=call)
-            except NotImplementedError as error:
-                if i == 0:
-                    raise
-                raise CheckFailed(
-                    f"{call} raises NotImplementedError: this case is still to be done."
-                ) from error
-            if isinstance(channels, bool) or not isinstance(channels, int):
-                raise CheckFailed(f"{call} gives {channels!r}: the number of channels is a whole number.")
-            if channels < 4 or channels % 4:
-                raise CheckFailed(f"{call} gives {channels}: out_channels is a multiple of 4, from 4 up.")
-            if channels == 4 * width and width > 63:
-                raise CheckFailed(
-                    f"{call} gives {channels}: near, and the paper's choice, but a little more fits."
-                )
-            budget = sum(conv.weight.numel() for conv, _ in trusted_layers(blocks.BasicBlock(width, width)))
-            cost, next_cost = _bottleneck_weights(channels // 4), _bottleneck_weights(channels // 4 + 1)
-            if cost > budget:
-                raise CheckFailed(
-                    f"{call} gives {channels}: that bottleneck has {cost:,} weights, two 3×3 at width "
-                    f"{width} only "
-                    f"{budget:,}. Round down, to a multiple of 4."
-                )
-            if next_cost <= budget:
-                raise CheckFailed(
-                    f"{call} gives {channels}, but {channels + 4} channels still fit: {next_cost:,} of "
-                    f"{budget:,} weights."
-                )
-    return f"counted on the modules for the widths {', '.join(map(str, widths))}: no wider bottleneck fits."
+    for i, width in enumerate(widths):
+        call = f"equal_cost_channels({width})"
+        channels = call_for_count(solution, call, width, begun=i > 0)
+        if channels < 4 or channels % 4:
+            raise CheckFailed(f"{call} gives {channels}: out_channels is a multiple of 4, from 4 up.")
+        if channels == 4 * width and width > 63:
+            raise CheckFailed(
+                f"{call} gives {channels}: near, and the paper's choice, but a little more fits."
+            )
+        # With w channels inside: 4w · w and w · 4w in the 1×1, 9 · w · w in the 3×3.
+        budget, cost, next_cost = 18 * width**2, 17 * (channels // 4) ** 2, 17 * (channels // 4 + 1) ** 2
+        if cost > budget:
+            raise CheckFailed(
+                f"{call} gives {channels}: that bottleneck has {cost:,} weights, two 3×3 at width {width} "
+                f"only {budget:,}. Round down, to a multiple of 4."
+            )
+        if next_cost <= budget:
+            raise CheckFailed(
+                f"{call} gives {channels}, but {channels + 4} channels still fit: {next_cost:,} of "
+                f"{budget:,} weights."
+            )
+    return f"for the widths {', '.join(map(str, widths))}, no wider bottleneck fits."
 
 
 def _bottleneck_macs(
@@ -167,11 +160,14 @@ def _bottleneck_macs(
     *,
     projection: str = "where",
     sizes: str = "right",
+    projection_sees: str = "small",
+    width_of: str = "out // 4",
     round_down: bool = False,
     factor: int = 1,
 ) -> int:
     """Multiply-adds of a bottleneck; the options make the mistakes that are named below."""
-    width, small = c_out // 4, side // stride if round_down else -(-side // stride)
+    width = {"out // 4": c_out // 4, "in // 4": c_in // 4, "out": c_out}[width_of]
+    small = side // stride if round_down else -(-side // stride)
     first = small if stride_on == "1x1" else side
     if sizes == "input":
         first = small = side
@@ -180,10 +176,8 @@ def _bottleneck_macs(
     elif sizes == "swapped":
         first = side if stride_on == "1x1" else small
     count = c_in * width * first**2 + 9 * width**2 * small**2 + width * c_out * small**2
-    if projection == "where" and (stride != 1 or c_in != c_out):
-        count += c_in * c_out * small**2
-    elif projection == "always":
-        count += c_in * c_out * small**2
+    if _projects(projection, c_in, c_out, stride):
+        count += c_in * c_out * (small if projection_sees == "small" else side) ** 2
     return factor * count
 
 
@@ -202,6 +196,8 @@ def bottleneck_macs(solution: Callable[[int, int, int, int, str], int]) -> str:
         (16, 32, 2, 7, "3x3"),
         (16, 32, 2, 7, "1x1"),
         (32, 32, 2, 9, "3x3"),
+        (48, 48, 3, 8, "3x3"),
+        (48, 96, 3, 8, "1x1"),
     )
 
     def trusted(c_in: int, c_out: int, stride: int, side: int, stride_on: str) -> int:
@@ -233,6 +229,23 @@ def bottleneck_macs(solution: Callable[[int, int, int, int, str], int]) -> str:
             (
                 formula(_bottleneck_macs, round_down=True),
                 "An odd side is rounded up: 7 becomes 4 at stride 2.",
+            ),
+            *((formula(_bottleneck_macs, projection=rule), message) for rule, message in _RULES.items()),
+            (
+                formula(_bottleneck_macs, projection_sees="large"),
+                "The projection has the block's stride: it works on the small map.",
+            ),
+            (
+                formula(_bottleneck_macs, width_of="in // 4"),
+                "The width inside is a quarter of out_channels, whatever comes in.",
+            ),
+            (
+                formula(_bottleneck_macs, width_of="out"),
+                "The 3×3 works at a quarter of out_channels: out_channels // 4.",
+            ),
+            (
+                lambda i, o, s, side, on: _bottleneck_macs(i, o, min(s, 2), side, on),
+                "Divide by the stride, which is not always 2.",
             ),
             (formula(_bottleneck_macs, factor=2), "One MAC is a multiplication and an addition together."),
         ),
@@ -286,7 +299,7 @@ def block_parameters(solution: Callable[[int, int, int], int]) -> str:
     Raises:
         CheckFailed: if a count differs from that of the module.
     """
-    cases = ((64, 64, 1), (64, 128, 2), (3, 6, 1), (6, 6, 2), (1, 5, 3))
+    cases = ((64, 64, 1), (64, 128, 2), (3, 6, 1), (6, 6, 2), (5, 5, 3))
     # A bias and a norm for each 3×3 convolution, and a bias alone for the projection.
     formula = functools.partial(_basic_formula, extra=3, projection_extra=1)
     mistakes = {
@@ -299,8 +312,7 @@ def block_parameters(solution: Callable[[int, int, int], int]) -> str:
         "The projection is missing: where the shape changes there is a 1×1 convolution.": {
             "projection": "never"
         },
-        "The projection is missing where the channels change at stride 1.": {"projection": "stride"},
-        "The projection is missing where the stride is 2 and the channels stay.": {"projection": "channels"},
+        **{message: {"projection": rule} for rule, message in _RULES.items()},
         "There is no projection where the shape stays: the identity has no parameters.": {
             "projection": "always"
         },

@@ -1,6 +1,6 @@
 """The reader's whole network."""
 
-import itertools
+import functools
 from collections.abc import Callable
 
 import torch
@@ -8,7 +8,19 @@ from torch import Tensor, nn
 
 from resnetbook import models, probes
 from resnetbook.checks.common import CheckFailed, call_reader, exercise
-from resnetbook.checks.tracing import Layer, kernel, layers_of, ran, randomize, same, watched
+from resnetbook.checks.tracing import (
+    Layer,
+    explain_measured,
+    hidden_method,
+    kernel,
+    layers_of,
+    measure,
+    ran,
+    randomize,
+    same,
+    unusual_norm,
+    watched,
+)
 
 _STAGE_OF = {64: "conv2_x", 128: "conv3_x", 256: "conv4_x", 512: "conv5_x"}
 
@@ -32,6 +44,8 @@ def _wrong_plan(mine: list[Layer], right: list[Layer]) -> str | None:
             return (
                 f"a {kernel(layer.conv)} convolution to {layer.conv.out_channels} channels has no batch norm."
             )
+        if problem := unusual_norm(layer.norm):
+            return problem
     for channels, stage in _STAGE_OF.items():
         given, needed = of_stage(mine, channels), of_stage(right, channels)
         if len(given) != len(needed):
@@ -100,32 +114,52 @@ def _first_difference(mine: nn.Module, right: nn.Module, pairs: list[tuple[Layer
     )
 
 
+_CRASHES = {
+    "Output size is too small": "nn.AdaptiveAvgPool2d(1) averages over maps of every size.",
+    "mat1 and mat2": (
+        "The linear layer needs 512 numbers for each image: nn.AdaptiveAvgPool2d(1), then nn.Flatten()."
+    ),
+}
+
+
+def _logits(network: nn.Module, x: Tensor) -> Tensor:
+    """The output of the reader's network; an error becomes a message, and so does what is no Tensor."""
+    try:
+        out = call_reader(network, x, describe=f"The network, given images of {x.shape[2]}×{x.shape[3]},")
+    except CheckFailed as failed:
+        hints = [f". {hint}" for text, hint in _CRASHES.items() if text in str(failed)]
+        raise CheckFailed(f"{failed}{''.join(hints)}") from failed.__cause__
+    if not isinstance(out, Tensor):
+        raise CheckFailed(f"The network gives {type(out).__name__}: return one Tensor.")
+    return out
+
+
 @exercise
 def resnet34(solution: Callable[[], nn.Module]) -> str:
     """Check ``solution()``, a whole ResNet-34 for 3 channels and 1,000 classes, with any names inside.
 
     Random weights of :func:`resnetbook.models.resnet34`, whose outputs are torchvision's, are copied
-    into the reader's network layer by layer; then both must give the same logits.
+    into the reader's network layer by layer; then both must give the same logits, gradients and running
+    statistics.
 
     Raises:
-        CheckFailed: if a layer is missing or too many, or the logits differ.
+        CheckFailed: if a layer is missing or too many, or something differs.
     """
     torch.manual_seed(0)
     mine = call_reader(solution, describe="Building the network")
     if not isinstance(mine, nn.Module):
-        raise CheckFailed(
-            f"The function gives {type(mine).__name__}, not a network: does it end with `return`?"
-        )
+        hint = "call it; add ()." if callable(mine) else "does it end with `return`?"
+        raise CheckFailed(f"The function gives {type(mine).__name__}, not a network: {hint}")
+    if problem := hidden_method(mine):
+        raise CheckFailed(problem)
     right = models.resnet34()
     x = torch.randn(2, 3, 64, 64)
     plans = []
     for network in (mine, right):
         network.eval()
         with watched() as calls, torch.no_grad():
-            out = call_reader(network, x, describe="The network, given images of 64×64,")
+            _logits(network, x)
         plans.append((calls, layers_of(calls)[0]))
-        if network is mine and not isinstance(out, Tensor):
-            raise CheckFailed(f"The network gives {type(out).__name__}, not a Tensor.")
         if network is mine and (not plans[0][1] or plans[0][1][0].call.input.shape[1] != 3):
             raise CheckFailed("The network runs no convolution on the images.")
     own = list(mine.modules())
@@ -135,13 +169,17 @@ def resnet34(solution: Callable[[], nn.Module]) -> str:
     if problem := _wrong_plan(plans[0][1], plans[1][1]):
         raise CheckFailed(f"The plan differs: {problem}")
     linears = [[call.layer for call in ran(calls, nn.Linear)] for calls, _ in plans]
-    if [layer.weight.shape for layer in linears[0]] != [linears[1][0].weight.shape]:
-        raise CheckFailed(f"The head must be one linear layer from 512 to 1,000; yours runs {linears[0]}.")
+    heads = [[(layer.weight.shape, layer.bias is None) for layer in side] for side in linears]
+    if heads[0] != heads[1]:
+        raise CheckFailed(
+            f"The head must be one linear layer from 512 to 1,000, with a bias; yours runs {linears[0]}."
+        )
     pairs = _pair_up(plans[0][1], plans[1][1])
     count, wanted = probes.count_parameters(mine), probes.count_parameters(right)
     if count != wanted:
         raise CheckFailed(
-            f"Your network has {count:,} parameters, not {wanted:,}: something is left over or shared."
+            f"Your network has {count:,} parameters, not {wanted:,}: something is missing, left over or "
+            "shared."
         )
 
     randomize([layer for _, layer in pairs], torch.Generator().manual_seed(1))
@@ -151,19 +189,22 @@ def resnet34(solution: Callable[[], nn.Module]) -> str:
     linears[0][0].load_state_dict(linears[1][0].state_dict())
     mine.double()
     right.double()
-    for mode, size in itertools.product(("evaluation", "training"), ((64, 64), (75, 61))):
-        mine.train(mode == "training")
-        right.train(mode == "training")
+    convs = [[(layer.conv, layer.norm) for layer in side] for side in zip(*pairs, strict=True)]
+    for size in ((64, 64), (75, 61)):
         x = torch.randn(2, 3, *size, dtype=torch.float64)
-        with torch.no_grad():
-            logits = call_reader(mine, x, describe=f"The network, given images of {size[0]}×{size[1]},")
-            expected = right(x)
-        if logits.shape != expected.shape:
-            raise CheckFailed(f"The output has shape {tuple(logits.shape)}, not {tuple(expected.shape)}.")
-        if not same(logits, expected):
-            where = _first_difference(mine, right, pairs, x)
-            raise CheckFailed(f"With the same weights, the logits differ in {mode} mode. {where}")
+        with torch.set_grad_enabled(size == (64, 64)):  # gradients cost far more time than outputs
+            given = measure(mine, [*convs[0], linears[0]], x, functools.partial(_logits, mine))
+            expected = measure(right, [*convs[1], linears[1]], x, right)
+        key = next((key for key in expected if not same(given[key], expected[key])), None)
+        if key is None:
+            continue
+        hint = explain_measured(key, given[key], expected[key])
+        if hint is None:
+            for network in (mine, right):
+                network.train("training" in key)
+            hint = _first_difference(mine, right, pairs, x)
+        raise CheckFailed(f"With the same weights, the {key} differs. {hint}")
     return (
         "with the weights of the book's ResNet-34 in it, your network gives the same logits, in training "
-        "and in evaluation mode, for images of 64×64 and of 75×61."
+        "and in evaluation mode, for images of 64×64 and of 75×61, and the same gradients."
     )

@@ -1,6 +1,6 @@
 """Which layers a network runs, in which order, and on what: to find weights, whatever their names."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from resnetbook import blocks
+from resnetbook.checks.common import CheckFailed
 
 
 class LayerCall(NamedTuple):
@@ -95,7 +96,80 @@ def trusted_layers(block: nn.Module) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
     return pairs + ([tuple(block.downsample)] if isinstance(block.downsample, nn.Sequential) else [])
 
 
+def hidden_method(module: nn.Module) -> str | None:
+    """An attribute with the name of a method of nn.Module, which then cannot be called any more."""
+    methods = [name for name in dir(nn.Module) if callable(getattr(nn.Module, name))]
+    hidden = [n for part in module.modules() for n in methods if not callable(getattr(part, n))]
+    return f"self.{hidden[0]} hides a method of nn.Module: choose another name for it." if hidden else None
+
+
+def unusual_norm(norm: nn.BatchNorm2d) -> str | None:
+    if norm.affine and norm.track_running_stats and (norm.eps, norm.momentum) == (1e-5, 0.1):
+        return None
+    return (
+        f"{norm} has other settings than torchvision's: use nn.BatchNorm2d(channels) with its defaults (a "
+        "Keras momentum of 0.9 is 0.1 here)."
+    )
+
+
 def same(first: Tensor, second: Tensor) -> bool:
-    if first.shape != second.shape:
+    if first.shape != second.shape or first.dtype != second.dtype:
         return False
     return bool((first - second).abs().max() <= 1e-6 * (1 + second.abs().max()))  # False for nan
+
+
+def measure(
+    network: nn.Module, layers: list[tuple[nn.Module, ...]], x: Tensor, forward: Callable[[Tensor], Tensor]
+) -> dict[str, Tensor]:
+    """All that can be seen of a network from outside; gradients only where they are enabled.
+
+    Raises:
+        CheckFailed: if autograd cannot go back.
+    """
+    found = {}
+    parts = [part for together in layers for part in together]
+    for mode in ("evaluation", "training"):
+        network.train(mode == "training")
+        network.zero_grad()
+        leaf = x.clone().requires_grad_()
+        out = forward(leaf * 1)  # inside a network the input of a block is no leaf either
+        found[f"output in {mode} mode"] = out.detach().clone()
+        if not torch.is_grad_enabled():
+            continue
+        # Any fixed direction will do to compare gradients, as long as no two of its numbers agree.
+        direction = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).reshape(out.shape).sin()
+        try:
+            if out.requires_grad:
+                (out * direction).sum().backward()
+        except RuntimeError as error:
+            raise CheckFailed(
+                f"In {mode} mode, the backward pass stops with {error}. Something is changed in place that "
+                "autograd still needs: write out = out + shortcut instead of out += shortcut after a ReLU."
+            ) from error
+        found[f"gradient in the input, in {mode} mode"] = _gradients([leaf])
+        weights = [weight for part in parts for weight in part.parameters()]
+        found[f"gradient in the weights, in {mode} mode"] = _gradients(weights)
+    norms = [part for part in parts if isinstance(part, nn.BatchNorm2d)]
+    statistics = [s.flatten() for norm in norms for s in (norm.running_mean, norm.running_var)]
+    found["running statistics of the norms"] = torch.cat(statistics).clone()
+    return found
+
+
+def _gradients(tensors: list[Tensor]) -> Tensor:
+    return torch.cat([(torch.zeros_like(t) if t.grad is None else t.grad).flatten() for t in tensors])
+
+
+def explain_measured(key: str, given: Tensor, right: Tensor) -> str | None:
+    """What a difference in one of the things measured points to, where it alone says so."""
+    if given.shape != right.shape:
+        return f"It has shape {tuple(given.shape)}, not {tuple(right.shape)}."
+    if given.dtype != right.dtype:
+        return f"It is {given.dtype} and the input {right.dtype}: let no .float() or .to() change the type."
+    if key.startswith("gradient"):
+        return (
+            "The output is right, so something cuts the gradient: detach(), .data, no_grad() or "
+            "requires_grad=False."
+        )
+    if key.startswith("running"):
+        return "Let each norm see its input once in each forward pass, in the mode of the whole."
+    return None
