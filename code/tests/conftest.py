@@ -1,11 +1,15 @@
 """What several tests need."""
 
 import os
+import re
+from pathlib import Path
 
 import matplotlib
+import nbformat
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from resnetbook import data
 
@@ -68,3 +72,14 @@ def small_net(num_classes: int = 10, dropout: float = 0.0) -> nn.Sequential:
         nn.Flatten(),
         nn.Linear(24, num_classes),
     )
+
+
+def page_solutions(notebook: Path, **more: object) -> dict:
+    """What a page's folded solutions define, by name; ``more`` is what they find on the page."""
+    scope = {"torch": torch, "nn": nn, "F": F, "Tensor": Tensor, **more}
+    before = set(scope)
+    for cell in nbformat.read(notebook, as_version=4).cells:
+        for part in re.findall(r"<summary>Solution</summary>(.*?)</details>", cell.source, re.S):
+            for source in re.findall(r"```python\n(.*?)```", part, re.S):
+                exec(source, scope)
+    return {name: value for name, value in scope.items() if name not in before and callable(value)}

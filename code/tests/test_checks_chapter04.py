@@ -3,7 +3,6 @@
 import functools
 import math
 import random
-import re
 from pathlib import Path
 
 import nbformat
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from conftest import page_solutions
 from torch import nn
 from torch.nn import functional as F
 
@@ -30,24 +30,13 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def solutions() -> dict:
-    """What the page's folded solutions define, by name."""
-    scope = {"torch": torch, "nn": nn, "F": F, "Tensor": torch.Tensor, "BasicBlock": blocks.BasicBlock}
-    before = set(scope)
-    for cell in nbformat.read(NOTEBOOK, as_version=4).cells:
-        for part in re.findall(r"<summary>Solution</summary>(.*?)</details>", cell.source, re.S):
-            for source in re.findall(r"```python\n(.*?)```", part, re.S):
-                exec(source, scope)
-    return {name: value for name, value in scope.items() if name not in before and callable(value)}
-
-
 @pytest.mark.parametrize(
     "name",
     ["basic_parameters", "MyBlock", "MyBottleneck", "equal_cost_channels", "resnet34", "bottleneck_macs"],
 )
 def test_the_pages_solution_passes(name, capsys):
     check = CHECKS.get(name) or getattr(checks, name)
-    check(solutions()[name])
+    check(page_solutions(NOTEBOOK, BasicBlock=blocks.BasicBlock)[name])
     assert capsys.readouterr().out.startswith("Right")
 
 

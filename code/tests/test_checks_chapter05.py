@@ -1,12 +1,10 @@
 """Chapter 5's checks: the page's solutions pass, and each plausible mistake is named."""
 
-import re
 from pathlib import Path
 
-import nbformat
 import pytest
 import torch
-from torch import nn
+from conftest import page_solutions
 from torch.nn import functional as F
 
 from resnetbook import checks
@@ -15,23 +13,12 @@ NOTEBOOK = Path(__file__).parents[2] / "book" / "05_resnet18_fashion_mnist.ipynb
 NAMES = {"accuracy_of": checks.accuracy}
 
 
-def solutions() -> dict:
-    """The functions of the page's folded solutions, by name."""
-    scope = {"torch": torch, "nn": nn, "F": F, "Tensor": torch.Tensor}
-    before = set(scope)
-    for cell in nbformat.read(NOTEBOOK, as_version=4).cells:
-        for part in re.findall(r"<summary>Solution</summary>(.*?)</details>", cell.source, re.S):
-            for source in re.findall(r"```python\n(.*?)```", part, re.S):
-                exec(source, scope)
-    return {name: value for name, value in scope.items() if name not in before and callable(value)}
-
-
 @pytest.mark.parametrize(
     "name", ["map_sizes", "block_parameters", "sgd_step", "accuracy_of", "confusion_matrix"]
 )
 def test_the_pages_solution_passes(name, capsys):
     check = NAMES.get(name) or getattr(checks, name)
-    check(solutions()[name])
+    check(page_solutions(NOTEBOOK)[name])
     assert capsys.readouterr().out.startswith("Right")
 
 
