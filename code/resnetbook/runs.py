@@ -82,7 +82,9 @@ _STEM_RECIPE = Recipe(
     autocast="bfloat16",
 )
 # Chapter 2: the paper's SGD, short.
-_DEGRADATION_RECIPE = Recipe(num_epochs=6, batch_size=128, lr=0.1, weight_decay=1e-4, warmup_steps=200)
+_DEGRADATION_RECIPE = Recipe(
+    num_epochs=6, batch_size=128, lr=0.1, weight_decay=1e-4, warmup_steps=200, channels_last=True
+)
 
 
 def _experiments() -> dict[str, Experiment]:
