@@ -1,4 +1,4 @@
-"""Residual networks: the ImageNet family, the CIFAR family and d2l's ResNet-18."""
+"""Networks: LeNet and a small VGG, the ImageNet and CIFAR residual families, d2l's ResNet-18."""
 
 import inspect
 from collections.abc import Callable, Sequence
@@ -20,10 +20,11 @@ def _check_positive(**values: int) -> None:
             raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
 
 
-def _check_images(x: Tensor, in_channels: int) -> None:
-    if x.dim() != 4 or x.shape[1] != in_channels:
+def _check_images(x: Tensor, in_channels: int, side: int | None = None) -> None:
+    if x.dim() != 4 or x.shape[1] != in_channels or (side and x.shape[2:] != (side, side)):
+        size = "H, W" if side is None else f"{side}, {side}"
         raise ValueError(
-            f"expected a batch of images of shape (N, {in_channels}, H, W), got {tuple(x.shape)}"
+            f"expected a batch of images of shape (N, {in_channels}, {size}), got {tuple(x.shape)}"
         )
 
 
@@ -32,6 +33,128 @@ def _initialize(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+class LeNet(nn.Module):
+    """LeNet-5 for images of 28×28: two convolutions, three fully connected layers, tanh.
+
+    The network of LeCun et al. 1998, http://yann.lecun.com/exdb/publis/pdf/lecun-98.pdf, with what
+    later readers simplify: plain average pooling, every map of the second convolution connected to
+    every map before it, and a linear output. 61,706 parameters for 1 channel and 10 classes.
+
+    Raises:
+        ValueError: for a size below 1, or images that are not 28×28.
+    """
+
+    def __init__(self, num_classes: int = 10, in_channels: int = 1) -> None:
+        super().__init__()
+        _check_positive(num_classes=num_classes, in_channels=in_channels)
+        self.in_channels = in_channels
+        # A padding of 2 makes up for the 32×32 images of the paper.
+        self.conv1 = nn.Conv2d(in_channels, 6, kernel_size=5, padding=2)
+        self.conv2 = nn.Conv2d(6, 16, kernel_size=5)
+        self.pool = nn.AvgPool2d(kernel_size=2)
+        self.fc1 = nn.Linear(16 * 5 * 5, 120)
+        self.fc2 = nn.Linear(120, 84)
+        self.fc3 = nn.Linear(84, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images ``(N, in_channels, 28, 28)`` to logits ``(N, num_classes)``."""
+        _check_images(x, self.in_channels, side=28)
+        x = torch.tanh(self.conv1(x))  # (N, 6, 28, 28)
+        x = self.pool(x)  # (N, 6, 14, 14)
+        x = torch.tanh(self.conv2(x))  # (N, 16, 10, 10)
+        x = self.pool(x)  # (N, 16, 5, 5)
+        x = torch.flatten(x, 1)  # (N, 400)
+        x = torch.tanh(self.fc1(x))  # (N, 120)
+        x = torch.tanh(self.fc2(x))  # (N, 84)
+        return self.fc3(x)
+
+
+def lenet(num_classes: int = 10, in_channels: int = 1) -> LeNet:
+    """LeNet-5 with the weights that PyTorch starts with."""
+    return LeNet(num_classes, in_channels)
+
+
+class SmallVGG(nn.Module):
+    """A network in the manner of VGG for images of 28×28: 3×3 convolutions, max-pools, two linear layers.
+
+    One convolution at 28×28, then three stages at 14×14, 7×7 and 3×3 with equally many convolutions
+    in each. Only the depth of the stages changes from one network to the next. After Simonyan &
+    Zisserman 2014, https://arxiv.org/abs/1409.1556, made narrow, and with batch normalization.
+    """
+
+    def __init__(
+        self,
+        convs_per_stage: int,
+        width: int = 16,
+        num_classes: int = 10,
+        in_channels: int = 1,
+        hidden: int = 256,
+    ) -> None:
+        super().__init__()
+        _check_positive(
+            convs_per_stage=convs_per_stage,
+            width=width,
+            num_classes=num_classes,
+            in_channels=in_channels,
+            hidden=hidden,
+        )
+        self.in_channels = in_channels
+        self.stem = self._layer(in_channels, width)
+        channels = width
+        for i in range(3):
+            out_channels = width * 2**i
+            stage = [self._layer(channels, out_channels)]
+            stage += [self._layer(out_channels, out_channels) for _ in range(convs_per_stage - 1)]
+            setattr(self, f"stage{i + 1}", nn.Sequential(*stage))
+            channels = out_channels
+        self.pool = nn.MaxPool2d(kernel_size=2)
+        self.fc1 = nn.Linear(channels * 3 * 3, hidden)
+        self.fc2 = nn.Linear(hidden, num_classes)
+        _initialize(self)
+
+    @staticmethod
+    def _layer(in_channels: int, out_channels: int) -> nn.Sequential:
+        return nn.Sequential(
+            nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1, bias=False),
+            nn.BatchNorm2d(out_channels),
+            nn.ReLU(inplace=True),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images ``(N, in_channels, 28, 28)`` to logits ``(N, num_classes)``."""
+        _check_images(x, self.in_channels, side=28)
+        x = self.stem(x)  # (N, width, 28, 28)
+        x = self.pool(x)  # (N, width, 14, 14)
+        x = self.stage1(x)
+        x = self.pool(x)  # (N, width, 7, 7)
+        x = self.stage2(x)
+        x = self.pool(x)  # (N, 2 * width, 3, 3)
+        x = self.stage3(x)  # (N, 4 * width, 3, 3)
+        x = torch.flatten(x, 1)
+        x = torch.relu(self.fc1(x))
+        return self.fc2(x)
+
+
+def small_vgg(
+    depth: int, width: int = 16, num_classes: int = 10, in_channels: int = 1, hidden: int = 256
+) -> SmallVGG:
+    """A narrow VGG of depth 3n + 3 for images of 28×28.
+
+    Args:
+        depth: layers with weights: 1 convolution, 3 stages of n, 2 linear layers; so 3n + 3.
+        width: channels of the first stage; the others have 2 and 4 times as many.
+        num_classes: length of the output.
+        in_channels: 3 for colour, 1 for grey images.
+        hidden: units between the two linear layers.
+
+    Raises:
+        ValueError: for a depth that is not 3n + 3 (6, 9, 12, …), or a size below 1.
+    """
+    if isinstance(depth, bool) or not isinstance(depth, Integral) or depth < 6 or depth % 3:
+        raise ValueError(f"depth must be 3n + 3 (6, 9, 12, …), got {depth!r}")
+    return SmallVGG((depth - 3) // 3, width, num_classes, in_channels, hidden)
 
 
 class ResNet(nn.Module):
@@ -324,7 +447,13 @@ def build(spec: dict) -> nn.Module:
     """
     options = dict(spec)
     family = options.pop("family", None)
-    families = {"cifar": cifar_resnet, "resnet": resnet, "d2l-resnet18": d2l_resnet18}
+    families = {
+        "cifar": cifar_resnet,
+        "resnet": resnet,
+        "d2l-resnet18": d2l_resnet18,
+        "lenet": lenet,
+        "small-vgg": small_vgg,
+    }
     if family not in families:
         raise ValueError(f"unknown model family {family!r}; choose one of {', '.join(families)}")
     known = inspect.signature(families[family]).parameters

@@ -41,6 +41,7 @@ class Experiment:
         num_test: test images read at the end; ``None`` reads all of them.
         fixed_slice: training images evaluated after every epoch in evaluation mode.
         keep_logits: store the test logits beside the record.
+        quick_images: how many images the ``quick`` mode trains on.
         about: one sentence for the runs appendix.
     """
 
@@ -52,6 +53,7 @@ class Experiment:
     num_test: int | None = None
     fixed_slice: int = 0
     keep_logits: bool = False
+    quick_images: int = 1_000
     about: str = field(default="", kw_only=True)
 
 
@@ -81,7 +83,11 @@ _STEM_RECIPE = Recipe(
     channels_last=True,
     autocast="bfloat16",
 )
-# Chapter 2: the paper's SGD, short.
+# Chapter 1: one recipe for LeNet and for every depth of the small VGG.
+_PLAIN_RECIPE = Recipe(
+    num_epochs=5, batch_size=64, lr=0.05, weight_decay=5e-4, schedule="onecycle", channels_last=True
+)
+# Chapters 2 and 3: the paper's SGD, short.
 _DEGRADATION_RECIPE = Recipe(
     num_epochs=6, batch_size=128, lr=0.1, weight_decay=1e-4, warmup_steps=200, channels_last=True
 )
@@ -110,23 +116,63 @@ def _experiments() -> dict[str, Experiment]:
             num_images=6_000,
             about="ResNet-18, one stem and image size against the others, 6,000 images, 3 epochs.",
         )
+    experiments["lenet"] = Experiment(
+        {"family": "lenet", **grey}, _PLAIN_RECIPE, about="LeNet-5 with tanh, 50,000 images, 5 epochs."
+    )
+    for depth in (6, 9, 12, 15):
+        experiments[f"vgg-{depth}"] = Experiment(
+            {"family": "small-vgg", "depth": depth, **grey},
+            _PLAIN_RECIPE,
+            about="A narrow VGG with batch norm; only its depth changes; 50,000 images, 5 epochs.",
+        )
+    # On maps of 14×14, which cost a quarter of 28×28 and show the same effect.
+    cifar = {"family": "cifar", "stem_stride": 2, **grey}
+
+    def on_all_images(model: dict, about: str, seeds: int = 3, **changes) -> Experiment:
+        recipe = dataclasses.replace(_DEGRADATION_RECIPE, **changes)
+        return Experiment(
+            cifar | model,
+            recipe,
+            seeds=seeds,
+            held_out=0,
+            fixed_slice=10_000,
+            quick_images=12_800,
+            about=about,
+        )
+
     for depth in (8, 14, 20, 32, 44, 56):
         for kind in ("plain", "residual"):
-            experiments[f"degradation-{kind}-{depth}"] = Experiment(
-                {
-                    "family": "cifar",
-                    "depth": depth,
-                    "residual": kind == "residual",
-                    "shortcut": "A",
-                    "stem_stride": 2,
-                    **grey,
-                },
-                _DEGRADATION_RECIPE,
+            experiments[f"degradation-{kind}-{depth}"] = on_all_images(
+                {"depth": depth, "residual": kind == "residual", "shortcut": "A"},
+                "Plain against residual at equal parameters, 14×14 maps, 6 epochs.",
                 seeds=5 if depth in (20, 56) else 3,
-                held_out=0,
-                fixed_slice=10_000,
-                about="Plain against residual at equal parameters, 14×14 maps, 6 epochs.",
             )
+    # Chapter 2, honest limits: one setting changed, for the two plain depths that are compared.
+    limits = {
+        "low-rate": {"lr": 0.01},
+        "long-warmup": {"warmup_steps": 1_407},  # half of all steps
+        "long": {"num_epochs": 18},
+    }
+    for name, changes in limits.items():
+        for depth in (20, 56):
+            experiments[f"limits-{name}-plain-{depth}"] = on_all_images(
+                {"depth": depth, "residual": False, "shortcut": "A"},
+                "Plain, as in the degradation runs, but with "
+                + ", ".join(f"{field} {value}" for field, value in changes.items())
+                + ".",
+                **changes,
+            )
+    # Chapter 3: as degradation-residual, but for the shortcut, or the order inside of the block.
+    for option in ("B", "C"):
+        experiments[f"shortcut-{option.lower()}-20"] = on_all_images(
+            {"depth": 20, "shortcut": option},
+            "The residual network of 20 layers with another shortcut; option A is degradation-residual-20.",
+        )
+    for depth in (20, 56):
+        experiments[f"preactivation-{depth}"] = on_all_images(
+            {"depth": depth, "shortcut": "A", "preactivation": True},
+            f"Pre-activation blocks (v2); post-activation is degradation-residual-{depth}.",
+        )
     return experiments
 
 
@@ -301,7 +347,8 @@ def obtain(experiment: str, folder: str | Path = "my-runs") -> Path:
     """Make sure that an experiment has records, as :func:`mode` says, and return their folder.
 
     ``recorded`` trains nothing and returns the book's records. ``quick`` trains one seed for two
-    epochs on 1,000 images and tests it on 1,000, to see it happen; its numbers are not the book's.
+    epochs on 1,000 images (or the experiment's ``quick_images``), with the warm-up shortened
+    alike, and tests it on 1,000, to see it happen; its numbers are not the book's.
     ``full`` trains every seed as the book did, and goes on where it was interrupted. Both train in
     float32 what the book trained in bfloat16, if the device has no instructions for that.
 
@@ -320,10 +367,7 @@ def obtain(experiment: str, folder: str | Path = "my-runs") -> Path:
         known = dataclasses.replace(known, recipe=dataclasses.replace(known.recipe, autocast=None))
     seeds = known.seeds
     if chosen == "quick":
-        recipe = dataclasses.replace(known.recipe, num_epochs=min(2, known.recipe.num_epochs))
-        known = dataclasses.replace(
-            known, recipe=recipe, num_images=1_000, num_test=1_000, held_out=min(1_000, known.held_out)
-        )
+        known = _quick(known)
         seeds = 1
     folder = Path(folder) / chosen
     folder.mkdir(parents=True, exist_ok=True)
@@ -331,6 +375,23 @@ def obtain(experiment: str, folder: str | Path = "my-runs") -> Path:
         if name not in names(folder):
             record(name, folder, checkpoints=folder, experiment=known)
     return folder
+
+
+def _quick(experiment: Experiment) -> Experiment:
+    num_epochs = min(2, experiment.recipe.num_epochs)
+    # The same share of the steps, as near as whole steps allow.
+    shorter = experiment.quick_images * num_epochs / (60_000 * experiment.recipe.num_epochs)
+    recipe = dataclasses.replace(
+        experiment.recipe, num_epochs=num_epochs, warmup_steps=round(experiment.recipe.warmup_steps * shorter)
+    )
+    return dataclasses.replace(
+        experiment,
+        recipe=recipe,
+        num_images=experiment.quick_images,
+        num_test=1_000,
+        held_out=min(1_000, experiment.held_out),
+        fixed_slice=min(1_000, experiment.fixed_slice),
+    )
 
 
 def save(result: dict, folder: Path | None = None) -> Path:

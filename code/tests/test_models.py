@@ -60,6 +60,51 @@ def test_one_channel_counts():
     assert probes.count_parameters(models.d2l_resnet18()) == 11_178_378
 
 
+def test_lenet_is_the_layers_of_the_paper_in_a_row():
+    model = models.lenet()
+    row = nn.Sequential(
+        *(model.conv1, nn.Tanh(), nn.AvgPool2d(2), model.conv2, nn.Tanh(), nn.AvgPool2d(2), nn.Flatten()),
+        *(model.fc1, nn.Tanh(), model.fc2, nn.Tanh(), model.fc3),
+    )
+    x = torch.randn(3, 1, 28, 28)
+    torch.testing.assert_close(model(x), row(x))
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    assert shapes["conv1.weight"] == (6, 1, 5, 5) and shapes["conv2.weight"] == (16, 6, 5, 5)
+    assert [shapes[f"fc{i}.weight"] for i in (1, 2, 3)] == [(120, 400), (84, 120), (10, 84)]
+
+
+@pytest.mark.parametrize("depth", [6, 9, 15])
+def test_small_vgg_has_its_depth_and_stages(depth):
+    model = models.small_vgg(depth, width=8, in_channels=3, hidden=20)
+    layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    assert len(layers) == depth
+    n = (depth - 3) // 3
+    convs = [(m.in_channels, m.out_channels) for m in layers if isinstance(m, nn.Conv2d)]
+    expected = [(3, 8), (8, 8), *[(8, 8)] * (n - 1), (8, 16), *[(16, 16)] * (n - 1)]
+    expected += [(16, 32), *[(32, 32)] * (n - 1)]
+    assert convs == expected
+    sides = []
+    for name in ("stem", "stage1", "stage2", "stage3"):
+        getattr(model, name).register_forward_hook(lambda m, x, y: sides.append(y.shape[-1]))
+    assert model(torch.randn(2, 3, 28, 28)).shape == (2, 10)
+    assert sides == [28, 14, 7, 3]
+    weights = sum(9 * a * b + 2 * b for a, b in convs) + (32 * 9 * 20 + 20) + (20 * 10 + 10)
+    assert probes.count_parameters(model) == weights
+
+
+@pytest.mark.parametrize("depth", [0, 3, 7, 9.0, True])
+def test_a_wrong_depth_of_the_small_vgg_says_which_are_right(depth):
+    with pytest.raises(ValueError, match=r"3n \+ 3 \(6, 9, 12"):
+        models.small_vgg(depth)
+
+
+@pytest.mark.parametrize("build", [models.lenet, lambda: models.small_vgg(6)], ids=["lenet", "vgg"])
+@pytest.mark.parametrize("shape", [(2, 1, 32, 32), (2, 3, 28, 28), (1, 28, 28)])
+def test_networks_for_one_size_say_which(build, shape):
+    with pytest.raises(ValueError, match=r"shape \(N, 1, 28, 28\)"):
+        build()(torch.zeros(shape))
+
+
 def test_stride_on_1x1_or_3x3():
     for stride_on, strides in (("1x1", (2, 1)), ("3x3", (1, 2))):
         block = blocks.Bottleneck(64, 128, stride=2, stride_on=stride_on)
@@ -160,7 +205,7 @@ def test_a_depth_is_a_whole_number(depth):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({}, "unknown model family None; choose one of cifar, resnet, d2l-resnet18"),
+        ({}, "unknown model family None; choose one of cifar, resnet, d2l-resnet18, lenet, small-vgg"),
         (
             {"family": "cifar", "depth": 8, "layers": 3},
             "'cifar' has no option 'layers'; its options are depth",
@@ -182,6 +227,7 @@ def test_a_wrong_model_entry_of_a_record_says_what_is_allowed(spec, message):
         ({"family": "cifar", "depth": 20, "residual": False}, 269_722),
         ({"family": "resnet", "depth": 18}, 11_689_512),
         ({"family": "d2l-resnet18"}, 11_178_378),
+        ({"family": "lenet"}, 61_706),
     ],
 )
 def test_a_model_entry_builds_the_published_network(spec, expected):
