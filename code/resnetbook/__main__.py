@@ -43,17 +43,23 @@ def _train(arguments: argparse.Namespace) -> None:
 def _notebooks(arguments: argparse.Namespace) -> None:
     try:
         # Only this command needs them, and a reader's machine may lack them.
+        from nbclient.exceptions import CellExecutionError
+
         from resnetbook import notebooks
     except ImportError as error:
         raise ValueError(f"{error.name} is missing: pip install -r requirements.txt") from error
     stale = []
     for path in notebooks.paths(arguments.names):
         print(f"{path.name} …", flush=True)
-        if not arguments.check:
-            notebooks.refresh(path)
-        elif different := notebooks.check(path):
-            print(different)
-            stale.append(path.name)
+        try:
+            if not arguments.check:
+                notebooks.refresh(path)
+            elif different := notebooks.check(path):
+                print(different)
+                stale.append(path.name)
+        except CellExecutionError as error:
+            # It quotes the cell and its traceback; nbclient's own traceback says nothing more.
+            raise ValueError(f"{path.name}: {error}") from error
     if stale:
         raise ValueError(f"not fresh: {', '.join(stale)}; run python -m resnetbook notebooks")
 

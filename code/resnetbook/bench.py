@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from resnetbook import data, models, runs
+from resnetbook._arguments import check_whole
 from resnetbook.train import Recipe, choose_device, fit
 
 
@@ -110,9 +111,7 @@ def measure(
         ImportError: if d2l is not installed.
     """
     counts = {"side": side, "batch_size": batch_size, "num_batches": num_batches, "rounds": rounds}
-    for name, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+    check_whole(1, **counts)
     available = data.SHAPES["train-images-idx3-ubyte"][0]
     if num_batches * batch_size > available:
         raise ValueError(

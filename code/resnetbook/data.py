@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from resnetbook._arguments import is_whole
+
 CLASSES = (
     "t-shirt",
     "trouser",
@@ -107,7 +109,7 @@ def split(images: Tensor, labels: Tensor, held_out: int = 10_000) -> tuple[Tenso
     """
     if len(labels) != len(images):
         raise ValueError(f"{len(images)} images need {len(images)} labels, got {len(labels)}")
-    if isinstance(held_out, bool) or not isinstance(held_out, int) or not 1 <= held_out < len(images):
+    if not is_whole(held_out) or not 1 <= held_out < len(images):
         raise ValueError(f"held_out must be between 1 and {len(images) - 1}, got {held_out!r}")
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(2015))
     train, valid = order[held_out:], order[:held_out]

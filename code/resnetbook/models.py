@@ -3,21 +3,14 @@
 import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
-from numbers import Integral
 
 import torch
 from torch import Tensor, nn
 
+from resnetbook._arguments import check_whole, is_whole
 from resnetbook.blocks import BasicBlock, Bottleneck, D2LResidual, Norm, PlainBlock, PreActBlock
 
 STEMS = ("imagenet", "small")
-
-
-def _check_positive(**values: int) -> None:
-    for name, value in values.items():
-        # True and False are whole numbers to Python, and never what was meant.
-        if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
 
 
 def _check_images(x: Tensor, in_channels: int, side: int | None = None) -> None:
@@ -48,7 +41,7 @@ class LeNet(nn.Module):
 
     def __init__(self, num_classes: int = 10, in_channels: int = 1) -> None:
         super().__init__()
-        _check_positive(num_classes=num_classes, in_channels=in_channels)
+        check_whole(1, num_classes=num_classes, in_channels=in_channels)
         self.in_channels = in_channels
         # A padding of 2 makes up for the 32×32 images of the paper.
         self.conv1 = nn.Conv2d(in_channels, 6, kernel_size=5, padding=2)
@@ -93,7 +86,8 @@ class SmallVGG(nn.Module):
         hidden: int = 256,
     ) -> None:
         super().__init__()
-        _check_positive(
+        check_whole(
+            1,
             convs_per_stage=convs_per_stage,
             width=width,
             num_classes=num_classes,
@@ -152,7 +146,7 @@ def small_vgg(
     Raises:
         ValueError: for a depth that is not 3n + 3 (6, 9, 12, …), or a size below 1.
     """
-    if isinstance(depth, bool) or not isinstance(depth, Integral) or depth < 6 or depth % 3:
+    if not is_whole(depth) or depth < 6 or depth % 3:
         raise ValueError(f"depth must be 3n + 3 (6, 9, 12, …), got {depth!r}")
     return SmallVGG((depth - 3) // 3, width, num_classes, in_channels, hidden)
 
@@ -188,11 +182,11 @@ class ResNet(nn.Module):
         zero_init_residual: bool = False,
     ) -> None:
         super().__init__()
-        _check_positive(num_classes=num_classes, in_channels=in_channels, width=width)
+        check_whole(1, num_classes=num_classes, in_channels=in_channels, width=width)
         if not isinstance(blocks_per_stage, Sequence) or len(blocks_per_stage) != 4:
             raise ValueError(f"blocks_per_stage must be four numbers, got {blocks_per_stage!r}")
         for i, num_blocks in enumerate(blocks_per_stage):
-            _check_positive(**{f"blocks_per_stage[{i}]": num_blocks})
+            check_whole(1, **{f"blocks_per_stage[{i}]": num_blocks})
         if stem not in STEMS:
             raise ValueError(f"unknown stem {stem!r}; choose one of {', '.join(STEMS)}")
         self.in_channels = in_channels
@@ -326,7 +320,8 @@ class CifarResNet(nn.Module):
         final_norm: bool = False,
     ) -> None:
         super().__init__()
-        _check_positive(
+        check_whole(
+            1,
             blocks_per_stage=blocks_per_stage,
             width=width,
             in_channels=in_channels,
@@ -396,7 +391,7 @@ def cifar_resnet(
         ValueError: for a depth that is not 6n + 2 (naming the nearest), a size below 1, or
             options that contradict each other.
     """
-    if isinstance(depth, bool) or not isinstance(depth, Integral):
+    if not is_whole(depth):
         raise ValueError(f"depth must be a whole number, 6n + 2 (8, 14, 20, …), got {depth!r}")
     if depth < 8 or depth % 6 != 2:
         below = max(8, 6 * ((depth - 2) // 6) + 2)
@@ -421,7 +416,7 @@ def cifar_resnet(
 
 def d2l_resnet18(num_classes: int = 10, in_channels: int = 1) -> nn.Sequential:
     """ResNet-18 as d2l.ai's chapter builds it; 11,178,378 parameters for 1 channel, 10 classes."""
-    _check_positive(num_classes=num_classes, in_channels=in_channels)
+    check_whole(1, num_classes=num_classes, in_channels=in_channels)
     stages = [
         nn.Sequential(
             nn.Conv2d(in_channels, 64, kernel_size=7, stride=2, padding=3),

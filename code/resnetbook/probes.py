@@ -29,18 +29,25 @@ def _hooked(modules: dict[str, nn.Module], hook: Callable[[str, nn.Module, Tenso
             handle.remove()
 
 
-@torch.no_grad()
-def _run_once(model: nn.Module, input_shape: tuple[int, int, int]) -> None:
-    """One forward pass of a single empty image, in evaluation mode; the mode is put back."""
-    # Module by module: some layers may be in evaluation mode while the model trains.
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode, and back into the mode it was in, also after an error."""
+    # Module by module: a model may keep some of its layers in evaluation mode while it trains.
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
-    weight = next(model.parameters(), torch.empty(0))
     try:
-        model(torch.zeros(1, *input_shape, dtype=weight.dtype, device=weight.device))
+        yield
     finally:
         for module, training in modes:
             module.training = training
+
+
+@torch.no_grad()
+def _run_once(model: nn.Module, input_shape: tuple[int, int, int]) -> None:
+    """One forward pass of a single empty image, in evaluation mode."""
+    weight = next(model.parameters(), torch.empty(0))
+    with evaluation_mode(model):
+        model(torch.zeros(1, *input_shape, dtype=weight.dtype, device=weight.device))
 
 
 def shapes(model: nn.Module, input_shape: tuple[int, int, int]) -> dict[str, tuple[int, ...]]:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Real
 from pathlib import Path
 
 import torch
@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
+from resnetbook._arguments import check_whole
 from resnetbook.data import MEAN, STD
+from resnetbook.probes import evaluation_mode
 
 _CHOICES = {
     "schedule": ("constant", "cosine", "onecycle"),
@@ -86,7 +88,7 @@ class Recipe:
         for name, least in whole.items():
             if name == "resize" and self.resize is None:
                 continue
-            _check_whole(name, getattr(self, name), least)
+            check_whole(least, **{name: getattr(self, name)})
             # A plain number: NumPy's could not be read back from a checkpoint or a record.
             object.__setattr__(self, name, int(getattr(self, name)))
         allowed = {
@@ -275,8 +277,7 @@ def fit(
     _check_data(images, labels)
     if valid is not None:
         _check_data(*valid)
-    _check_whole("fixed_slice", fixed_slice, 0)
-    _check_whole("seed", seed, 0)
+    check_whole(0, fixed_slice=fixed_slice, seed=seed)
     seed = int(seed)  # NumPy's integers could not be read back from a checkpoint
     device = choose_device(device)
     # Only a checkpoint needs it, and it reads every image.
@@ -384,23 +385,17 @@ def evaluate(
             ``batch_size`` is below 1.
     """
     _check_data(images, labels)
-    _check_whole("batch_size", batch_size, 1)
+    check_whole(1, batch_size=batch_size)
     recipe = recipe or Recipe()
     device = choose_device(device)
     model.to(device)
-    # Module by module: a model may keep some of its layers in evaluation mode while it trains.
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
     batches = []
-    try:
+    with evaluation_mode(model):
         for part in images.split(batch_size):
             with _autocast(recipe, device):
                 logits = model(prepare(part.to(device), recipe))
             _check_logits(logits, len(part))
             batches.append(logits.float().cpu())
-    finally:
-        for module, training in modes:
-            module.training = training
     logits = torch.cat(batches)
     labels = labels.cpu()
     _check_labels(labels, logits.shape[1])
@@ -413,12 +408,6 @@ def _autocast(recipe: Recipe, device: torch.device) -> AbstractContextManager:
     if recipe.autocast is None:
         return nullcontext()
     return torch.autocast(device.type, dtype=getattr(torch, recipe.autocast))
-
-
-def _check_whole(name: str, value: int, least: int) -> None:
-    # True and False are whole numbers to Python, and never what was meant.
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
 
 
 def _check_data(images: Tensor, labels: Tensor) -> None:

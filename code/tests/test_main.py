@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import pytest
 import torch
 
@@ -220,6 +221,20 @@ def test_notebooks_are_refreshed(notebooks, monkeypatch, capsys):
     monkeypatch.setattr(notebooks, "refresh", refreshed.append)
     assert main(["notebooks"]) == 0
     assert [path.name for path in refreshed] == ["01_a.ipynb", "02_b.ipynb"]
+
+
+def test_a_cell_that_fails_is_quoted(notebooks, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "01_a.ipynb"
+    cells = [nbformat.v4.new_code_cell("x = 1"), nbformat.v4.new_code_cell("x / 0  # here")]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    before = path.read_bytes()
+    monkeypatch.setattr(notebooks, "paths", lambda names: [path])
+    assert main(["notebooks"]) == 1
+    message = capsys.readouterr().err.split("resnetbook: ")[1]
+    assert message.startswith("01_a.ipynb: ")
+    assert "x / 0  # here" in message and "ZeroDivisionError" in message
+    assert "nbclient" not in message  # where the runner gave up is no news
+    assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize(("command", "module"), [("notebooks", "nbformat"), ("bench", "d2l")])
