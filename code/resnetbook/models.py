@@ -31,7 +31,7 @@ def _initialize(model: nn.Module) -> None:
 class LeNet(nn.Module):
     """LeNet-5 for images of 28×28: two convolutions, three fully connected layers, tanh.
 
-    The network of LeCun et al. 1998, http://yann.lecun.com/exdb/publis/pdf/lecun-98.pdf, with what
+    The network of LeCun et al. 1998, https://doi.org/10.1109/5.726791, with what
     later readers simplify: plain average pooling, every map of the second convolution connected to
     every map before it, and a linear output. 61,706 parameters for 1 channel and 10 classes.
 

@@ -13,7 +13,23 @@ from resnetbook.checks.counts import (
     equal_cost_channels,
     map_sizes,
 )
+from resnetbook.checks.degradation import (
+    degradation_gap,
+    diagnose,
+    dirac_kernel,
+    gradient_norms,
+    network_parameters,
+)
+from resnetbook.checks.learning import (
+    chain_derivative,
+    paths_through,
+    pre_activation_block,
+    residual_factor,
+    shortcut_parameters,
+    start_as_identity,
+)
 from resnetbook.checks.network import resnet34
+from resnetbook.checks.plain import batch_norm, conv2d, lenet_counts, output_size, receptive_span
 from resnetbook.checks.residual import bottleneck, residual_block
 from resnetbook.checks.training import accuracy, confusion_matrix, sgd_step
 
@@ -21,13 +37,29 @@ __all__ = [
     "CheckFailed",
     "accuracy",
     "basic_parameters",
+    "batch_norm",
     "block_parameters",
     "bottleneck",
     "bottleneck_macs",
+    "chain_derivative",
     "confusion_matrix",
+    "conv2d",
+    "degradation_gap",
+    "diagnose",
+    "dirac_kernel",
     "equal_cost_channels",
+    "gradient_norms",
+    "lenet_counts",
     "map_sizes",
+    "network_parameters",
+    "output_size",
+    "paths_through",
+    "pre_activation_block",
+    "receptive_span",
     "residual_block",
+    "residual_factor",
     "resnet34",
     "sgd_step",
+    "shortcut_parameters",
+    "start_as_identity",
 ]

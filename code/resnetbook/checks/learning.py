@@ -1,0 +1,755 @@
+"""Identity, derivative, paths, variance, shortcuts and the pre-activation block of chapter 3."""
+
+import functools
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from numbers import Real
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from resnetbook import blocks, models, probes
+from resnetbook.checks.common import CheckFailed, call_reader, compare_counts, exercise
+from resnetbook.checks.tracing import hidden_method, kernel, ran, same, unusual_norm, watched
+
+
+def _randomize(norms: list[nn.BatchNorm2d], generator: torch.Generator) -> None:
+    """Scales, shifts and running statistics, none of them 0 or 1, so that no mistake can hide."""
+    with torch.no_grad():
+        for norm in norms:
+            norm.weight.uniform_(0.5, 1.5, generator=generator)
+            norm.bias.uniform_(0.3, 0.9, generator=generator)
+            norm.running_mean.uniform_(0.3, 0.9, generator=generator)
+            norm.running_var.uniform_(0.5, 1.5, generator=generator)
+
+
+# ---- a block that starts as the identity
+
+
+def _why_not_silent(block: nn.Module, before: dict[str, Tensor]) -> str:
+    """Which mistake leaves a basic block that is not the identity."""
+
+    def zero(*tensors: Tensor) -> bool:
+        return not any(tensor.detach().any() for tensor in tensors)
+
+    if all(torch.equal(value, before[name]) for name, value in block.named_parameters()):
+        return (
+            "No number of the block has changed. Change the parameter itself, in place, as with .zero_(): "
+            "an assignment only gives a name to a new tensor."
+        )
+    last = block.bn2
+    if zero(last.weight) and not zero(last.bias):
+        return (
+            "The scale of the last norm is 0, but its shift is not, and the shift is added to x: "
+            "set bn2.bias to 0, too."
+        )
+    if zero(last.bias) and not zero(last.weight):
+        return (
+            "The shift of the last norm is 0, but its scale is not, so F is still heard: set bn2.weight to 0."
+        )
+    if zero(block.bn1.weight) and not zero(last.weight):
+        return (
+            "You have silenced the first norm, and the layers behind it speak again: the last layer of F "
+            "has the last word, and that is bn2."
+        )
+    if zero(block.conv2.weight) and not zero(last.bias):
+        return (
+            "The last convolution gives zeros, but a norm comes after it, and its shift makes them something "
+            "else: silence the last layer of F, bn2."
+        )
+    return "Ask which layer of F comes last, and which two numbers of it must be 0."
+
+
+@exercise
+def start_as_identity(solution: Callable[[nn.Module], None]) -> str:
+    """Check ``start_as_identity(block)``, which makes a basic block hand on what is not negative.
+
+    Raises:
+        CheckFailed: if the changed block is not the identity in both modes, or cannot learn any more.
+    """
+    call = "start_as_identity(block)"
+    for seed, (channels, size) in enumerate(((6, 5), (4, 3), (16, 4))):
+        generator = torch.Generator().manual_seed(seed)
+        torch.manual_seed(seed)
+        block = blocks.BasicBlock(channels, channels)
+        _randomize([block.bn1, block.bn2], generator)
+        before = {name: value.detach().clone() for name, value in block.named_parameters()}
+        kinds = {name: type(module) for name, module in block.named_modules()}
+        try:
+            given = call_reader(solution, block, describe=call, begun=seed > 0)
+        except CheckFailed as failed:
+            advice = " Do it under torch.no_grad()." if "leaf" in str(failed) else ""
+            raise CheckFailed(f"{failed}{advice}") from failed.__cause__
+        if given is not None and given is not block:
+            raise CheckFailed(
+                f"{call} gives a {type(given).__name__}: change the block that you get, in place, and return "
+                "nothing."
+            )
+        replaced = {n: type(m) for n, m in block.named_modules()} != kinds
+        if replaced or any("forward" in vars(module) for module in block.modules()):
+            raise CheckFailed(
+                "A layer or a forward method has been replaced: keep them, and change only the numbers."
+            )
+        x = torch.rand(3, channels, size, size, generator=generator) + 0.1
+        for training in (True, False):
+            block.train(training)
+            y = block(x)
+            if not same(y, x):
+                mode = "training" if training else "evaluation"
+                raise CheckFailed(
+                    f"In {mode} mode the block changes x, by up to {(y - x).abs().max().item():.2g}. "
+                    + _why_not_silent(block, before)
+                )
+        _must_learn(block.train(), x)
+    return "the block hands x on in both modes, and its F can still learn."
+
+
+def _must_learn(block: nn.Module, x: Tensor) -> None:
+    """Whether anything but shifts gets a gradient.
+
+    Raises:
+        CheckFailed: if not.
+    """
+    if not all(parameter.requires_grad for parameter in block.parameters()):
+        raise CheckFailed("The block is the identity, but requires_grad=False freezes it: it never learns.")
+    y = block(x)
+    (y * torch.linspace(-1, 1, y.numel()).reshape(y.shape).sin()).sum().backward()
+    learning = [
+        name
+        for name, parameter in block.named_parameters()
+        if not name.endswith("bias") and parameter.grad is not None and parameter.grad.abs().max() > 1e-6
+    ]
+    if not learning:
+        raise CheckFailed(
+            "The block is the identity, and it will stay so: with that many zeros no weight and no scale "
+            "gets a gradient. Set only the last norm to 0, and leave the convolutions as they are."
+        )
+
+
+# ---- one number from a formula
+
+
+def _real(solution: Callable[..., float], call: str, *arguments: object, begun: bool) -> float:
+    """The number that the reader's code returns; also one of numpy or torch."""
+    answer = call_reader(solution, *arguments, describe=call, begun=begun)
+    if answer is None:
+        raise CheckFailed(f"{call} gives None: does the function end with `return`?")
+    if isinstance(answer, Tensor) and answer.numel() == 1 and not answer.is_complex():
+        answer = answer.item()
+    if isinstance(answer, bool) or not isinstance(answer, Real):
+        raise CheckFailed(f"{call} gives {answer!r}: return one number.")
+    return float(answer)
+
+
+def _near(first: float, second: float) -> bool:
+    return math.isclose(first, second, rel_tol=1e-5, abs_tol=1e-8)
+
+
+def _compare_reals(
+    solution: Callable[..., float],
+    name: str,
+    cases: tuple[tuple, ...],
+    trusted: Callable[..., float],
+    mistakes: tuple[tuple[Callable[..., float], str], ...],
+    otherwise: str,
+) -> None:
+    """Compare numbers in every case; a mistake is named if it gives the reader's numbers in all.
+
+    Raises:
+        CheckFailed: if a number differs.
+    """
+
+    def said(case: tuple) -> str:
+        shown = [
+            f"[{len(argument)} weights]"
+            if isinstance(argument, list) and len(argument) > 4
+            else repr(argument)
+            for argument in case
+        ]
+        return f"{name}({', '.join(shown)})"
+
+    given = [_real(solution, said(case), *case, begun=i > 0) for i, case in enumerate(cases)]
+    for case, answer in zip(cases, given, strict=True):
+        right = trusted(*case)
+        if _near(answer, right):
+            continue
+        known = (
+            message
+            for mistake, message in mistakes
+            if all(_near(a, mistake(*c)) for a, c in zip(given, cases, strict=True))
+        )
+        raise CheckFailed(f"{said(case)} gives {answer:.6g}, and it is {right:.6g}. {next(known, otherwise)}")
+
+
+def _chain(
+    weights: list[float],
+    x: float,
+    *,
+    slope: Callable[[float, float], float] = lambda w, x: 1 + w * (1 - math.tanh(x) ** 2),
+    move: str = "after",
+    plain: bool = False,
+) -> float:
+    """The product of the slopes along the chain; the options make the mistakes that are named below."""
+    product = 1.0
+    for w in weights:
+        following = w * math.tanh(x) + (0 if plain else x)
+        if move == "before":
+            x = following
+        product *= slope(w, x)
+        if move == "after":
+            x = following
+    return product
+
+
+def _chain_by_autograd(weights: list[float], x: float) -> float:
+    start = torch.tensor(x, dtype=torch.float64, requires_grad=True)
+    end = start * 1
+    for w in weights:
+        end = end + w * torch.tanh(end)
+    return torch.autograd.grad(end, start)[0].item()
+
+
+@exercise
+def chain_derivative(solution: Callable[[list[float], float], float]) -> str:
+    """Check ``chain_derivative(weights, x)`` for blocks ``x + w · tanh(x)`` against autograd.
+
+    Raises:
+        CheckFailed: if a derivative differs.
+    """
+    fifty = (torch.rand(50, generator=torch.Generator().manual_seed(0), dtype=torch.float64) - 0.4).tolist()
+    cases = (
+        ([0.5], 0.2),
+        ([0.3, -0.8, 1.2], 0.7),
+        ([-1.0], 0.0),
+        ([2.0, -0.5], -0.4),
+        ([], 0.3),
+        (fifty, 0.1),
+    )
+    chain = functools.partial
+
+    def inner(w: float, x: float) -> float:
+        return w * (1 - math.tanh(x) ** 2)
+
+    def slopes(weights: list[float], x: float) -> list[float]:
+        found = []
+        for w in weights:
+            found.append(inner(w, x))
+            x += w * math.tanh(x)
+        return found
+
+    _compare_reals(
+        solution,
+        "chain_derivative",
+        cases,
+        _chain_by_autograd,
+        (
+            (chain(_chain, slope=inner), "The 1 is missing: the derivative of x + f(x) is 1 + f'(x)."),
+            (
+                chain(_chain, slope=inner, plain=True),
+                "That is the chain without shortcuts: a block gives x + w · tanh(x), and its slope has a 1.",
+            ),
+            (
+                chain(_chain, move="never"),
+                "Every slope is taken at the first x. Each block works on what the block before put out: "
+                "move x on.",
+            ),
+            (
+                chain(_chain, move="before"),
+                "Each slope belongs to the block's input: take it first, and move x on afterwards.",
+            ),
+            (
+                chain(_chain, slope=lambda w, x: 1 + w * math.tanh(x)),
+                "That is 1 + f(x). The slope is 1 + f'(x), and the derivative of tanh is 1 − tanh².",
+            ),
+            (
+                chain(_chain, slope=lambda w, x: 1 + w * (1 - math.tanh(x))),
+                "The derivative of tanh is 1 − tanh²: the square is missing.",
+            ),
+            (
+                chain(_chain, slope=lambda w, x: 1 + (1 - math.tanh(x) ** 2)),
+                "f(x) is w · tanh(x), so its slope has the factor w.",
+            ),
+            (
+                chain(_chain, plain=True),
+                "The slopes have their 1, but x moves on without the shortcut: it becomes x + w · tanh(x).",
+            ),
+            (
+                lambda weights, x: 1 + sum(slopes(weights, x)),
+                "You add the slopes up. That is only the part of the paths with one F at most: multiply the "
+                "factors 1 + f'(x).",
+            ),
+            (
+                lambda weights, x: sum(1 + s for s in slopes(weights, x)),
+                "The chain rule multiplies: take the product of the factors, not their sum.",
+            ),
+            (
+                lambda weights, x: x + sum(w * 0 for w in weights),
+                "That is x itself; the derivative is asked for.",
+            ),
+        ),
+        "Print x and the factor 1 + f'(x) for each block, and compare the first two with a sheet of paper.",
+    )
+    return f"the derivatives are those of autograd for {len(cases)} chains, one of them 50 blocks long."
+
+
+@exercise
+def residual_factor(solution: Callable[[int, float], float]) -> str:
+    """Check ``residual_factor(num_blocks, growth)``: the factor on F that makes the variance grow so far.
+
+    Raises:
+        CheckFailed: if blocks with that factor give another growth.
+    """
+    cases = ((1, 2.0), (50, 2.0), (27, math.e), (10, 1.0), (100, 10.0), (3, 27.0))
+    _compare_reals(
+        lambda n, growth: abs(_real(solution, f"residual_factor({n}, {growth:.4g})", n, growth, begun=n > 1)),
+        "residual_factor",
+        cases,
+        lambda n, growth: math.sqrt(math.expm1(math.log(growth) / n)),
+        (
+            (
+                lambda n, growth: growth ** (1 / n) - 1,
+                "This is the square of the factor: F times a has a² times the variance. Take the root.",
+            ),
+            (
+                lambda n, growth: math.sqrt(growth - 1),
+                "That much is right for one block; here num_blocks of them multiply.",
+            ),
+            (
+                lambda n, growth: math.sqrt(growth ** (1 / n)),
+                "Each block multiplies the variance by 1 + a²: subtract the 1 before you take the root.",
+            ),
+            (
+                lambda n, growth: math.sqrt((growth - 1) / n),
+                "Near, for many blocks; but growth multiplies from block to block and does not add: take the "
+                "num_blocks-th root of it.",
+            ),
+            (
+                lambda n, growth: math.sqrt(growth / n),
+                "The growth is a product of num_blocks equal factors 1 + a²: take the num_blocks-th root.",
+            ),
+            (lambda n, growth: 1 / n, "This ignores the growth that is asked for, and shrinks too much."),
+            (
+                lambda n, growth: 1 / math.sqrt(n),
+                "This ignores the growth that is asked for: it gives about e, or less, for every growth.",
+            ),
+            (
+                lambda n, growth: growth ** (1 / n),
+                "This is what the variance is multiplied by, 1 + a², and not the factor a on F.",
+            ),
+        ),
+        "Multiply (1 + a²) with itself num_blocks times: the growth must come out.",
+    )
+    return f"the variance grows as asked in {len(cases)} cases."
+
+
+# ---- counts
+
+
+def _paths(num_blocks: int, num_convs: int) -> int:
+    """Multiply out (1 + t²)^num_blocks, one block after the other, and look at t^num_convs."""
+    counts = [1]
+    for _ in range(num_blocks):
+        around = [*counts, 0, 0]
+        through = [0, 0, *counts]
+        counts = [a + b for a, b in zip(around, through, strict=True)]
+    return counts[num_convs] if num_convs < len(counts) else 0
+
+
+@exercise
+def paths_through(solution: Callable[[int, int], int]) -> str:
+    """Check ``paths_through(num_blocks, num_convs)``: paths with so many convolutions, two in each F.
+
+    Raises:
+        CheckFailed: if a count differs from multiplying out.
+    """
+    cases = ((3, 4), (3, 0), (4, 3), (5, 10), (2, 6), (9, 9), (27, 20), (54, 54))
+    compare_counts(
+        solution,
+        "paths_through",
+        cases,
+        _paths,
+        (
+            (math.comb, "Each F has two convolutions: half as many blocks are passed as convolutions."),
+            (
+                lambda n, m: math.comb(n, m // 2),
+                "An odd number of convolutions cannot be: a path passes both of an F or none.",
+            ),
+            (
+                lambda n, m: 0 if m % 2 else math.perm(n, m // 2),
+                "The blocks come in a fixed order, so only the choice counts: combinations, not "
+                "permutations.",
+            ),
+            (lambda n, m: math.perm(n, m // 2), "Combinations, not permutations; and an odd number gives 0."),
+            (lambda n, m: 2**n, "That is the number of all paths, of every length together."),
+            (
+                lambda n, m: math.comb(2 * n, m),
+                "A path cannot enter an F halfway: choose blocks, not single convolutions.",
+            ),
+            (
+                lambda n, m: 0 if m % 2 else math.comb(n, 2 * m),
+                "Divide by two: m convolutions make m // 2 blocks.",
+            ),
+        ),
+    )
+    return f"the counts are those of multiplying out in {len(cases)} cases, odd and too large ones too."
+
+
+def _shortcut_formula(
+    depth: int,
+    option: str,
+    width: int,
+    *,
+    norm: int = 2,
+    kernel_size: int = 1,
+    first_stage: bool = True,
+    staying: bool = True,
+    changing: bool = True,
+    extra_transition: bool = False,
+    blocks_per_stage: Callable[[int], int] = lambda depth: (depth - 2) // 6,
+) -> int:
+    """Parameters of all shortcuts; the options make the mistakes that are named below."""
+    if option == "A":
+        return 0
+    count = 0
+    n = blocks_per_stage(depth)
+    for stage in range(3):
+        channels = width * 2**stage
+        per_norm = norm * channels
+        if stage and changing:
+            count += kernel_size * channels * channels // 2 + per_norm
+        if option == "C" and staying and (stage or first_stage):
+            count += (n - bool(stage)) * (kernel_size * channels * channels + per_norm)
+    if extra_transition:
+        count += kernel_size * width * width + norm * width
+    return count
+
+
+def _shortcuts_of_the_network(depth: int, option: str, width: int) -> int:
+    with torch.device("meta"):
+        network = models.cifar_resnet(depth, shortcut=option, width=width)
+    found = [module for name, module in network.named_modules() if name.endswith("downsample")]
+    return sum(map(probes.count_parameters, found))
+
+
+@exercise
+def shortcut_parameters(solution: Callable[[int, str, int], int]) -> str:
+    """Check ``shortcut_parameters(depth, option, width)`` for the networks of depth 6n + 2.
+
+    Raises:
+        CheckFailed: if a count is not that of the module.
+    """
+    cases = (
+        (20, "A", 16),
+        (20, "B", 16),
+        (20, "C", 16),
+        (56, "B", 16),
+        (56, "C", 16),
+        (8, "C", 4),
+        (32, "C", 5),
+    )
+    mistakes = {
+        "Each projection has a batch norm, which learns a scale and a shift for each channel.": {"norm": 0},
+        "A batch norm learns two numbers for each channel.": {"norm": 1},
+        "Running statistics are not learned, so they are no parameters.": {"norm": 4},
+        "A convolution in front of a norm has no bias.": {"norm": 3},
+        "The projections are 1×1: one weight for each pair of channels.": {"kernel_size": 9},
+        "Option C projects in the first stage too, where nothing changes.": {"first_stage": False},
+        "Option C projects everywhere, also where the shape stays.": {"staying": False},
+        "Option C projects also where the shape changes: add what option B has.": {"changing": False},
+        "Only two blocks change the shape: the first stage begins with as many channels as the stem gives.": {
+            "extra_transition": True
+        },
+        "There are (depth − 2) / 6 blocks in each stage.": {"blocks_per_stage": lambda depth: depth // 6 + 1},
+        "A block has two layers: a stage has (depth − 2) / 6 blocks, not (depth − 2) / 3.": {
+            "blocks_per_stage": lambda depth: (depth - 2) // 3
+        },
+    }
+
+    def zero_padding_counts(depth: int, option: str, width: int) -> int:
+        return _shortcut_formula(depth, "B" if option == "A" else option, width)
+
+    compare_counts(
+        solution,
+        "shortcut_parameters",
+        cases,
+        _shortcuts_of_the_network,
+        (
+            *((functools.partial(_shortcut_formula, **options), text) for text, options in mistakes.items()),
+            (zero_padding_counts, "Option A fills up with zeros: it has no parameters at all."),
+        ),
+    )
+    return f"the counts are the networks' in {len(cases)} cases."
+
+
+# ---- the pre-activation block
+
+
+@dataclass
+class _Parts:
+    """The layers that ran in a reader's block, by their kind, in order."""
+
+    norms: list[nn.BatchNorm2d]
+    convs: list[nn.Conv2d]
+    projections: list[nn.Conv2d]
+
+
+@dataclass(frozen=True)
+class _PreActCase:
+    in_channels: int
+    out_channels: int
+    stride: int = 1
+    size: tuple[int, int] = (6, 6)
+
+    def __str__(self) -> str:
+        return f"in_channels={self.in_channels}, out_channels={self.out_channels}, stride={self.stride}"
+
+    @property
+    def changes_shape(self) -> bool:
+        return self.stride != 1 or self.in_channels != self.out_channels
+
+
+_PREACT_CASES = (
+    _PreActCase(8, 8),
+    _PreActCase(6, 12, 2),
+    _PreActCase(5, 5, 2, (7, 5)),
+    _PreActCase(4, 8, 1, (5, 4)),
+    _PreActCase(16, 16, 1, (1, 3)),
+    _PreActCase(4, 4, 3, (7, 8)),
+)
+
+
+def _built(solution: Callable[..., nn.Module], case: _PreActCase) -> nn.Module:
+    arguments = (case.in_channels, case.out_channels, *([] if case.stride == 1 else [case.stride]))
+    try:
+        block = call_reader(solution, *arguments, describe=f"Building the block ({case})")
+    except CheckFailed as failed:
+        error, advice = failed.__cause__, ""
+        if isinstance(error, TypeError) and "argument" in str(error):
+            advice = ". The constructor must accept (in_channels, out_channels, stride=1)."
+        elif "before Module.__init__()" in str(error):
+            advice = ". Call super().__init__() first of all."
+        raise CheckFailed(f"{failed}{advice}") from error
+    if not isinstance(block, nn.Module):
+        raise CheckFailed(f"Building the block gives {type(block).__name__}: derive it from nn.Module.")
+    if type(block).forward is nn.Module.forward:
+        raise CheckFailed("Your class has no method forward(self, x): check its name and its indentation.")
+    if problem := hidden_method(block):
+        raise CheckFailed(problem)
+    return block.double()
+
+
+def _output(block: nn.Module, x: Tensor, case: _PreActCase) -> Tensor:
+    before = x.detach().clone()
+    try:
+        out = call_reader(block, x, describe=f"forward ({case}, input {tuple(x.shape)})")
+    except CheckFailed as failed:
+        said = f"{failed}. "
+        if "inplace operation" in str(failed) or "a view of a leaf" in str(failed):
+            said += "The shortcut still needs x: use no in-place ReLU on it, and no +=."
+        elif case.changes_shape:
+            said += (
+                "Input and output differ in shape here: the shortcut needs a 1×1 convolution with the "
+                "block's stride, and the stride stands on the first 3×3. The first norm sees in_channels."
+            )
+        else:
+            said += "Follow the shapes through forward, layer by layer."
+        raise CheckFailed(said) from failed.__cause__
+    if not isinstance(out, Tensor):
+        raise CheckFailed(f"forward gives {type(out).__name__}, not a Tensor: does it end with `return`?")
+    if not torch.equal(x, before):
+        raise CheckFailed("forward changes its own input in place, which the shortcut and others still need.")
+    shape = (x.shape[0], case.out_channels, *(-(-n // case.stride) for n in case.size))
+    if tuple(out.shape) != shape:
+        raise CheckFailed(
+            f"With {case}, the input {tuple(x.shape)} gives {tuple(out.shape)}; it must give {shape}: "
+            "look at strides and paddings."
+        )
+    return out
+
+
+def _parts(block: nn.Module, x: Tensor, case: _PreActCase) -> _Parts:
+    """The layers of the reader's block, or a message that says which one is missing or too many."""
+    with watched() as calls:
+        _output(block, x, case)
+    norm_calls = ran(calls, nn.BatchNorm2d)
+    convolutions = [call.layer for call in ran(calls, nn.Conv2d)]
+    parts = _Parts(
+        [call.layer for call in norm_calls],
+        [conv for conv in convolutions if conv.kernel_size == (3, 3)],
+        [conv for conv in convolutions if conv.kernel_size == (1, 1)],
+    )
+    for first, second in itertools.combinations(norm_calls, 2):
+        if first.layer is second.layer and torch.equal(first.input, second.input):
+            raise CheckFailed(
+                f"With {case}: one norm runs twice on the same input, so its running statistics move twice. "
+                "Compute the activated input once, and give it a name."
+            )
+    problem = _wrong_parts(parts, convolutions, norm_calls[0].input if norm_calls else None, block, x, case)
+    if problem:
+        raise CheckFailed(f"With {case}: {problem}")
+    return parts
+
+
+def _wrong_parts(
+    parts: _Parts,
+    convolutions: list[nn.Conv2d],
+    first_norm_reads: Tensor | None,
+    block: nn.Module,
+    x: Tensor,
+    case: _PreActCase,
+) -> str | None:
+    known = {id(module) for module in block.modules()}
+    used = [*convolutions, *parts.norms]
+    if len(convolutions) != len(parts.convs) + len(parts.projections) or len(parts.convs) != 2:
+        kernels = ", ".join(map(kernel, convolutions)) or "none"
+        return f"F has two 3×3 convolutions, and the shortcut a 1×1 where it must; yours runs {kernels}."
+    if any(id(layer) not in known for layer in used):
+        return "a layer runs that is not registered: make it an attribute in __init__."
+    if len({id(layer) for layer in used}) != len(used):
+        return "one layer is used twice, so two places share its numbers: create a second one in __init__."
+    if any(conv.bias is not None for conv in convolutions):
+        return "a convolution has a bias; set bias=False, as in the other blocks of the book."
+    if first_norm_reads is not None and torch.equal(first_norm_reads, F.relu(x)):
+        return _PREACT_MISTAKES["relu before norm"]
+    if first_norm_reads is None or not torch.equal(first_norm_reads, x):
+        return (
+            "the first norm does not read the block's input. Here the order is norm, ReLU, convolution, "
+            "twice; convolution first is the post-activation block (v1)."
+        )
+    if case.changes_shape and not parts.projections:
+        return "there is no projection: where the shape changes, the shortcut is a 1×1 convolution."
+    if not case.changes_shape and parts.projections:
+        return "there is a projection where the shape stays (option C): there the shortcut is the identity."
+    if len(parts.norms) > 2:
+        return (
+            "there is a norm too many: F has two, and the projection has none, because what it reads is "
+            "normalized already. Nor does a norm follow the addition."
+        )
+    if len(parts.norms) < 2:
+        return "a norm is missing: one stands in front of each 3×3 convolution."
+    return next((problem for norm in parts.norms if (problem := unusual_norm(norm))), None)
+
+
+_PREACT_MISTAKES = {
+    "relu after": "there is a ReLU after the addition; here nothing stands between it and the next block.",
+    "never": "the shortcut is never added.",
+    "no relu 0": "the ReLU is missing between the first norm and the first convolution.",
+    "no relu 1": "the ReLU is missing between the second norm and the second convolution.",
+    "relu before norm": "ReLU comes before the norm; the order is norm, ReLU, convolution.",
+    "adds activated": "the activated input is added where the shape stays; the shortcut is x itself.",
+    "adds normalized": "the normalized input is added where the shape stays; the shortcut is x itself.",
+    "relu on skip": "a ReLU stands on the shortcut: x is added as it is, with its negative numbers.",
+    "projects x": "the projection reads x; it reads the activated input, after the first norm and ReLU.",
+    "projects normalized": "the projection reads the norm's output; it comes after the ReLU as well.",
+    "minus": "the shortcut is subtracted; it must be added.",
+    "late stride": "the stride is on the second 3×3 convolution; it belongs on the first.",
+}
+
+
+def _mistaken_preact(block: blocks.PreActBlock, x: Tensor, mistake: str) -> Tensor:
+    """What the trusted block would put out with one mistake."""
+    normalized = block.bn1(x)
+    if mistake == "relu before norm":
+        normalized = block.bn1(F.relu(x))
+    activated = normalized if mistake in ("no relu 0", "relu before norm") else F.relu(normalized)
+    if isinstance(block.downsample, nn.Conv2d):
+        reads = {"projects x": x, "projects normalized": normalized}.get(mistake, activated)
+        shortcut = block.downsample(reads)
+    else:
+        choices = {"adds activated": activated, "adds normalized": normalized, "relu on skip": F.relu(x)}
+        shortcut = choices.get(mistake, x)
+    first, second = block.conv1, block.conv2
+    stride = first.stride
+    early, late = ((1, 1), stride) if mistake == "late stride" else (stride, (1, 1))
+    out = F.conv2d(activated, first.weight, None, early, 1)
+    out = block.bn2(F.relu(out)) if mistake == "relu before norm" else block.bn2(out)
+    if mistake not in ("no relu 1", "relu before norm"):
+        out = F.relu(out)
+    out = F.conv2d(out, second.weight, None, late, 1)
+    if mistake == "never":
+        return out
+    out = out - shortcut if mistake == "minus" else out + shortcut
+    return F.relu(out) if mistake == "relu after" else out
+
+
+@exercise
+def pre_activation_block(solution: Callable[..., nn.Module]) -> str:
+    """Check a pre-activation block, ``solution(in_channels, out_channels, stride=1)``.
+
+    It is compared with :class:`resnetbook.blocks.PreActBlock` with the same weights: the output in both
+    modes, and the gradient in the input. Names of layers do not matter.
+
+    Raises:
+        CheckFailed: if the block differs, naming the mistake where it is a known one.
+    """
+    for seed, case in enumerate(_PREACT_CASES):
+        generator = torch.Generator().manual_seed(seed)
+        torch.manual_seed(seed)
+        block = _built(solution, case)
+        x = torch.randn(3, case.in_channels, *case.size, generator=generator, dtype=torch.float64)
+        parts = _parts(block, x, case)
+        _randomize(parts.norms, generator)
+        trusted = blocks.PreActBlock(case.in_channels, case.out_channels, case.stride).double()
+        pairs = [(trusted.bn1, parts.norms[0]), (trusted.bn2, parts.norms[1])]
+        pairs += [(trusted.conv1, parts.convs[0]), (trusted.conv2, parts.convs[1])]
+        pairs += [(trusted.downsample, conv) for conv in parts.projections]
+        try:
+            for theirs, mine in pairs:
+                theirs.load_state_dict(mine.state_dict())
+        except RuntimeError as error:
+            raise CheckFailed(
+                f"With {case}: a layer has other channels than it should: {error}. The first norm and the "
+                "first convolution read in_channels, everything after them has out_channels."
+            ) from error
+        for training in (False, True):
+            _compare_preact(block.train(training), trusted.train(training), pairs, x, case)
+    return f"outputs and gradients are those of the book's block in {len(_PREACT_CASES)} cases."
+
+
+def _compare_preact(
+    block: nn.Module,
+    trusted: nn.Module,
+    pairs: list[tuple[nn.Module, nn.Module]],
+    x: Tensor,
+    case: _PreActCase,
+) -> None:
+    """Compare output and gradient in one mode.
+
+    Raises:
+        CheckFailed: if they differ.
+    """
+    mode = "training" if block.training else "evaluation"
+    leaves = [x.clone().requires_grad_() for _ in range(2)]
+    mine, theirs = _output(block, leaves[0] * 1, case), trusted(leaves[1] * 1)
+    if not same(mine.detach(), theirs.detach()):
+        with torch.no_grad():
+            for mistake, message in _PREACT_MISTAKES.items():
+                try:
+                    guess = _mistaken_preact(trusted, x, mistake)
+                except RuntimeError:
+                    continue  # shapes that do not fit: not this mistake
+                if same(mine.detach(), guess):
+                    raise CheckFailed(f"With {case}: {message}")
+        raise CheckFailed(
+            f"With {case}, in {mode} mode, the output differs from the book's block with the same weights. "
+            "Write the order down: norm, ReLU, 3×3, norm, ReLU, 3×3, plus x; the first 3×3 has the stride "
+            "and both have a padding of 1."
+        )
+    direction = torch.linspace(-1, 1, theirs.numel(), dtype=theirs.dtype).reshape(theirs.shape).sin()
+    gradients = []
+    for i, out in enumerate((theirs, mine)):
+        wanted = [leaves[1 - i], *(weight for pair in pairs for weight in pair[i].parameters())]
+        known = [tensor for tensor in wanted if tensor.requires_grad]
+        found = [None] * len(known)
+        if out.requires_grad and known:
+            found = torch.autograd.grad((out * direction).sum(), known, allow_unused=True)
+        by_id = {id(tensor): grad for tensor, grad in zip(known, found, strict=True) if grad is not None}
+        gradients.append(torch.cat([by_id.get(id(t), torch.zeros_like(t)).flatten() for t in wanted]))
+    if not same(*gradients):
+        raise CheckFailed(
+            f"With {case}: the output is right, but a gradient is not: detach(), .data, no_grad() or "
+            "requires_grad=False cuts it."
+        )

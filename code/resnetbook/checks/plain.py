@@ -1,0 +1,794 @@
+"""Convolution, output sizes, receptive fields, LeNet's counts and batch normalization, by hand."""
+
+import functools
+import math
+import operator
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from resnetbook import models, probes
+from resnetbook.checks.common import (
+    CheckFailed,
+    call_for_count,
+    call_reader,
+    compare_counts,
+    exercise,
+)
+
+Layers = Sequence[tuple[int, int, int]]
+"""Kernel, stride and padding of each layer, the first one first."""
+
+
+def _close(given: Tensor, right: Tensor) -> bool:
+    """Equal but for the rounding of float32, which a reader may compute in."""
+    return given.shape == right.shape and torch.allclose(given.double(), right, rtol=1e-4, atol=1e-5)
+
+
+def _name_mistake(
+    said: str,
+    given: list,
+    cases: Sequence[tuple],
+    mistakes: Sequence[tuple[Callable, str]],
+    otherwise: str,
+) -> CheckFailed:
+    """The failure to raise; it names the mistake that gives the reader's answers in every case."""
+    for mistaken, message in mistakes:
+        if given == [mistaken(*case) for case in cases]:
+            return CheckFailed(said + message)
+    return CheckFailed(said + otherwise)
+
+
+# ---- convolution
+
+_ConvCase = tuple[int, int, int, int, int, int, int, int]
+# Channels in and out, height and width of image and kernel, stride, padding.
+_CONV_CASES: tuple[_ConvCase, ...] = (
+    (1, 1, 5, 5, 3, 3, 1, 0),
+    (2, 3, 6, 7, 3, 3, 1, 0),
+    (2, 2, 8, 6, 2, 3, 1, 0),
+    (2, 3, 6, 7, 3, 3, 1, 1),
+    (3, 2, 8, 9, 3, 3, 2, 1),
+    (1, 2, 9, 7, 5, 3, 3, 2),
+)
+
+
+def _windows_side_by_side(x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int) -> Tensor:
+    """The mistake of moving the window by 1, and putting out as many numbers as with the stride."""
+    height, width = F.conv2d(x[None], weight, bias, stride, padding)[0].shape[1:]
+    return F.conv2d(x[None], weight, bias, 1, padding)[0, :, :height, :width]
+
+
+def _conv_mistakes(
+    x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int
+) -> Iterator[tuple[Callable[[], Tensor], str]]:
+    """What the usual mistakes put out, and what to say about each."""
+
+    def conv(
+        image: Tensor = x,
+        kernel: Tensor = weight,
+        shift: Tensor | None = bias,
+        step: int = stride,
+        border: int = padding,
+    ) -> Tensor:
+        return F.conv2d(image[None], kernel, shift, step, border)[0]
+
+    twice = 2 * padding
+    yield (
+        lambda: conv(kernel=weight.flip(2, 3)),
+        "the kernel is flipped. That is what mathematics calls convolution; networks do not flip.",
+    )
+    yield lambda: conv(shift=None), "the bias is missing: add bias[o] to the whole map of output channel o."
+    yield (
+        lambda: conv(shift=bias * len(x)),
+        "the bias is added once for each input channel: add it once for each output.",
+    )
+    yield (
+        lambda: conv(x[:1], weight[:, :1]),
+        "only the first input channel is read: add up over all of them.",
+    )
+    yield (
+        lambda: conv(x[-1:], weight[:, -1:]),
+        "only the last input channel is left: add up over all of them, and do not overwrite.",
+    )
+    yield (
+        lambda: conv(kernel=weight[:1].expand_as(weight)),
+        "every output channel uses the same filter: output channel o has its own, weight[o].",
+    )
+    yield (
+        lambda: _windows_side_by_side(x, weight, bias, stride, padding),
+        "the windows start at rows i and columns j: with a stride they start at i * stride and j * stride.",
+    )
+    for sides in ((0, twice, 0, twice), (twice, 0, twice, 0)):
+        yield (
+            lambda sides=sides: conv(F.pad(x, sides), border=0),
+            "all of the padding is on one side: half of the zeros come before the image, half after it.",
+        )
+    yield (
+        lambda: conv(F.pad(x, (padding,) * 4, value=1.0), border=0),
+        "the border is filled with ones: pad with zeros.",
+    )
+    yield (
+        lambda: conv(F.pad(x[None], (padding,) * 4, mode="replicate")[0], border=0),
+        "the border repeats the edge of the image: pad with zeros.",
+    )
+    if weight.shape[2] == weight.shape[3]:
+        yield lambda: conv(kernel=weight.transpose(2, 3)), "rows and columns of the kernel are swapped."
+    yield lambda: conv().transpose(1, 2), "height and width of the output are swapped."
+    yield (
+        lambda: conv(shift=None) / weight[0].numel() + bias[:, None, None],
+        "you take the mean over the window: the products are added up.",
+    )
+
+
+def _conv_shape_problem(given: tuple[int, ...], x: Tensor, weight: Tensor, stride: int, padding: int) -> str:
+    """Why an output of the wrong shape has just this shape."""
+    height, width = x.shape[1:]
+    kernel = tuple(weight.shape[2:])
+    if len(given) == 4:
+        return "There is no batch here: x has three axes, and so has the output."
+    if len(given) != 3:
+        return "Three axes are asked for: output channels, height, width."
+    if given[0] != len(weight):
+        return "There is one map for each filter: weight.shape[0] of them."
+
+    def sizes(border: int, step: int, plus: int = 1, up: bool = False) -> tuple[int, int]:
+        spans = ((n + border - k) / step for n, k in zip((height, width), kernel, strict=True))
+        return tuple((math.ceil(span) if up else math.floor(span)) + plus for span in spans)
+
+    right = sizes(2 * padding, stride)
+    reasons = (
+        (right[::-1], "Height and width are swapped."),
+        (sizes(0, stride), "The padding is not applied."),
+        (sizes(2 * padding, 1), "The stride is not applied."),
+        (sizes(0, 1), "Neither padding nor stride is applied."),
+        (sizes(padding, stride), "The padding goes on both sides: n + 2 * padding."),
+        (
+            sizes(2 * padding, stride, plus=0),
+            "One row and one column are missing: the formula ends with + 1.",
+        ),
+        (sizes(2 * padding, stride, up=True), "Round down: a window that does not fit any more is left out."),
+        ((height, width), "It has the size of the input."),
+    )
+    for size, reason in reasons:
+        if given[1:] == size:
+            return f"{reason} Work the size out: (n + 2 * padding - kernel) // stride + 1."
+    return "Work the size out with the formula: (n + 2 * padding - kernel) // stride + 1."
+
+
+@exercise
+def conv2d(solution: Callable[[Tensor, Tensor, Tensor, int, int], Tensor]) -> str:
+    """Check ``conv2d(x, weight, bias, stride, padding)`` against ``F.conv2d``.
+
+    ``x`` is one image ``(C_in, H, W)``, ``weight`` is ``(C_out, C_in, KH, KW)``, ``bias`` is ``(C_out,)``.
+
+    Raises:
+        CheckFailed: if shape or numbers differ in any case, or the input is changed.
+    """
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    for i, (c_in, c_out, height, width, rows, columns, stride, padding) in enumerate(_CONV_CASES):
+        x, weight, bias = random(c_in, height, width), random(c_out, c_in, rows, columns), random(c_out)
+        case = f"With x {tuple(x.shape)}, weight {tuple(weight.shape)}, stride {stride} and padding {padding}"
+        copies = x.clone(), weight.clone(), bias.clone()
+        given = call_reader(solution, *copies, stride, padding, describe=f"{case}: conv2d", begun=i > 0)
+        if given is None:
+            raise CheckFailed(f"{case}: you return None. Does the function end with `return`?")
+        if not isinstance(given, Tensor):
+            raise CheckFailed(f"{case}: you return {type(given).__name__}: return a tensor.")
+        if not all(map(torch.equal, copies, (x, weight, bias))):
+            raise CheckFailed(f"{case}: what came in has been changed: write into a new tensor, not into x.")
+        right = F.conv2d(x[None], weight, bias, stride, padding)[0]
+        if given.shape != right.shape:
+            raise CheckFailed(
+                f"{case}: the shape is {tuple(given.shape)}, and it is {tuple(right.shape)}. "
+                + _conv_shape_problem(tuple(given.shape), x, weight, stride, padding)
+            )
+        if not given.dtype.is_floating_point:
+            raise CheckFailed(f"{case}: the output holds {given.dtype}: start from zeros of x's own dtype.")
+        if _close(given, right):
+            continue
+        for mistaken, message in _conv_mistakes(x, weight, bias, stride, padding):
+            if _close(given, mistaken()):
+                raise CheckFailed(f"{case}: {message}")
+        wrong = (given.double() - right).abs() > 1e-4
+        where = tuple(wrong.nonzero()[0].tolist())
+        raise CheckFailed(
+            f"{case}: {int(wrong.sum())} of {right.numel()} numbers differ, the first at {where}. Work this "
+            "one out by hand: cut its window from all input channels, multiply by its filter, add up."
+        )
+    return f"the numbers are those of F.conv2d in {len(_CONV_CASES)} cases, with padding and stride."
+
+
+# ---- sizes
+
+
+def _size(
+    n: int,
+    kernel: int,
+    stride: int,
+    padding: int,
+    dilation: int,
+    *,
+    reach: str = "right",
+    sides: int = 2,
+    inside: int = 0,
+    up: bool = False,
+    plus: int = 1,
+    strides: bool = True,
+) -> int:
+    """The output size; the options make the mistakes that are named below."""
+    pixels = {
+        "right": dilation * (kernel - 1) + 1,
+        "no dilation": kernel,
+        "product": dilation * kernel,
+    }[reach]
+    room = n + sides * padding - pixels + inside
+    step = stride if strides else 1
+    return (-(-room // step) if up else room // step) + plus
+
+
+@exercise
+def output_size(solution: Callable[[int, int, int, int, int], int]) -> str:
+    """Check ``output_size(n, kernel, stride, padding, dilation)`` against the size of a real convolution.
+
+    Raises:
+        CheckFailed: if a size differs.
+    """
+    cases = (
+        (7, 3, 1, 0, 1),
+        (7, 3, 2, 1, 1),
+        (8, 3, 2, 0, 1),
+        (28, 5, 1, 2, 1),
+        (28, 3, 1, 2, 2),
+        (30, 3, 2, 0, 4),
+        (10, 2, 3, 1, 3),
+        (5, 5, 4, 0, 1),
+    )
+
+    def trusted(n: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
+        x, weight = (torch.empty(1, 1, size, device="meta") for size in (n, kernel))
+        return F.conv1d(x, weight, None, stride, padding, dilation).shape[-1]
+
+    mistakes = {
+        "Count the window at the start, too: the formula ends with + 1.": {"plus": 0},
+        "The 1 is added after dividing by the stride: it stands for the first window, and not for a pixel.": {
+            "plus": 0,
+            "inside": 1,
+        },
+        "There is padding on both sides: n + 2 · padding.": {"sides": 1},
+        "The padding is missing: n + 2 · padding.": {"sides": 0},
+        "The dilation is missing: a kernel with gaps reaches over dilation · (kernel − 1) + 1 pixels.": {
+            "reach": "no dilation"
+        },
+        "The gaps lie between the kernel's positions, and there is one gap less than positions: "
+        "dilation · (kernel − 1) + 1.": {"reach": "product"},
+        "Round down: a window that does not fit any more is left out.": {"up": True},
+        "The stride is missing: divide by it, before you add 1.": {"strides": False},
+    }
+    given = [
+        call_for_count(solution, f"output_size{case}", *case, begun=i > 0) for i, case in enumerate(cases)
+    ]
+    for case, answer in zip(cases, given, strict=True):
+        if answer != (right := trusted(*case)):
+            raise _name_mistake(
+                f"output_size{case} gives {answer}, and it is {right}. ",
+                given,
+                cases,
+                [(functools.partial(_size, **options), message) for message, options in mistakes.items()],
+                "Draw the pixels with their padding in a row, and count the places where the window fits.",
+            )
+    return f"the sizes are those of real convolutions in {len(cases)} cases."
+
+
+# ---- receptive field
+
+
+def _measured_span(layers: Layers, index: int) -> tuple[int, int]:
+    """First and last pixel that output ``index`` depends on, by autograd.
+
+    Measured at a later output, far from the border, and moved back: a network of convolutions does
+    the same everywhere. So pixels before 0, which are padding, are found too.
+    """
+    jump = math.prod(stride for _, stride, _ in layers)
+    away = 50
+    with torch.enable_grad():
+        size = (index + 2 * away) * jump + 200
+        x = torch.ones(1, 1, size, dtype=torch.float64, requires_grad=True)
+        out = x
+        for kernel, stride, padding in layers:
+            # Positive weights: nothing can cancel.
+            out = F.conv1d(
+                out, torch.full((1, 1, kernel), 1 / kernel, dtype=torch.float64), None, stride, padding
+            )
+        (gradient,) = torch.autograd.grad(out[0, 0, index + away], x)
+    reached = gradient.flatten().nonzero().flatten()
+    return int(reached[0]) - away * jump, int(reached[-1]) - away * jump
+
+
+def _span(
+    layers: Layers,
+    index: int,
+    *,
+    backward: bool = True,
+    sign: int = 1,
+    strides: bool = True,
+    beyond: int = 0,
+    kernels: bool = True,
+    clip: bool = False,
+) -> tuple[int, int]:
+    """The span by walking back; the options make the mistakes that are named below."""
+    first = last = index
+    for kernel, stride, padding in reversed(layers) if backward else layers:
+        step = stride if strides else 1
+        first = first * step - sign * padding
+        last = last * step - sign * padding + (kernel - 1 + beyond if kernels else 0)
+    return (max(first, 0), last) if clip else (first, last)
+
+
+_SPAN_CASES: tuple[tuple[Layers, int], ...] = (
+    ([(3, 1, 0)], 4),
+    ([(3, 1, 1)], 4),
+    ([(3, 1, 1), (3, 1, 1)], 4),
+    ([(3, 2, 1)], 3),
+    ([(3, 2, 1), (5, 1, 1)], 3),
+    ([(5, 1, 2), (2, 2, 0), (5, 1, 0), (2, 2, 0)], 2),
+    ([(7, 2, 3), (3, 2, 1), (1, 1, 0)], 5),
+    ([(4, 3, 0), (3, 1, 1), (2, 2, 1)], 2),
+    ([(3, 1, 1)] * 6, 1),
+)
+
+
+@exercise
+def receptive_span(solution: Callable[[Layers, int], tuple[int, int]]) -> str:
+    """Check ``receptive_span(layers, index)``: the first and the last pixel that an output reads.
+
+    Raises:
+        CheckFailed: if a span is not the one that autograd measures.
+    """
+    given, right = [], []
+    for i, (layers, index) in enumerate(_SPAN_CASES):
+        call = f"receptive_span({layers}, {index})"
+        answer = call_reader(solution, list(layers), index, describe=call, begun=i > 0)
+        if answer is None:
+            raise CheckFailed(f"{call} gives None: does the function end with `return`?")
+        if not isinstance(answer, tuple | list) or len(answer) != 2:
+            raise CheckFailed(f"{call} gives {answer!r}: return two numbers, the first and the last pixel.")
+        try:
+            answer = tuple(map(operator.index, answer))
+        except TypeError:
+            raise CheckFailed(f"{call} gives {answer!r}: pixels are whole numbers; do not divide.") from None
+        given.append(answer)
+        right.append(_measured_span(layers, index))
+    mistake = functools.partial
+    mistakes = (
+        (
+            lambda layers, index: _span(layers, index)[::-1],
+            "Return the first pixel first, then the last one.",
+        ),
+        (
+            mistake(_span, beyond=1),
+            "The last pixel itself is asked for: a kernel of 3 that starts at 4 reads 4, 5 and 6.",
+        ),
+        (mistake(_span, sign=0), "The padding is missing: it moves the windows to the left."),
+        (mistake(_span, sign=-1), "The padding is subtracted: it moves the windows to the left."),
+        (mistake(_span, backward=False), "Walk backwards: begin with the last layer and end at the image."),
+        (mistake(_span, strides=False), "The stride is missing: window i starts at i · stride − padding."),
+        (
+            mistake(_span, kernels=False),
+            "You follow the start of the last window: add kernel − 1 to its end.",
+        ),
+        (
+            mistake(_span, clip=True),
+            "Do not cut off at 0: what lies before it is padding, and the number shows how much.",
+        ),
+    )
+    for (layers, index), answer, span in zip(_SPAN_CASES, given, right, strict=True):
+        if answer != span:
+            said = f"receptive_span({layers}, {index}) gives {answer}, and autograd measures {span}. "
+            otherwise = "Take one layer, and ask which of its inputs one output reads."
+            raise _name_mistake(said, given, _SPAN_CASES, mistakes, otherwise)
+    return f"the spans are those that autograd measures, for {len(_SPAN_CASES)} stacks of layers."
+
+
+# ---- LeNet
+
+
+def _lenet_parameters(
+    num_classes: int,
+    in_channels: int,
+    *,
+    conv_bias: bool = True,
+    linear_bias: bool = True,
+    flat: int = 16 * 25,
+    per_pair: bool = True,
+) -> int:
+    """LeNet's parameters; the options make the mistakes that are named below."""
+    convs = (25 * (in_channels if per_pair else 1) + conv_bias) * 6 + (
+        25 * (6 if per_pair else 1) + conv_bias
+    ) * 16
+    linear = (flat + linear_bias) * 120 + (120 + linear_bias) * 84 + (84 + linear_bias) * num_classes
+    return convs + linear
+
+
+def _lenet_macs(
+    num_classes: int,
+    in_channels: int,
+    *,
+    sides: tuple[int, int] = (28, 10),
+    flat: int = 16 * 25,
+    bias: bool = False,
+    convs: bool = True,
+    linear: bool = True,
+    per_pair: bool = True,
+    factor: int = 1,
+) -> int:
+    """LeNet's multiply-adds; the options make the mistakes that are named below."""
+    first = (25 * (in_channels if per_pair else 1) + bias) * 6 * sides[0] ** 2
+    second = (25 * (6 if per_pair else 1) + bias) * 16 * sides[1] ** 2
+    head = (flat + bias) * 120 + (120 + bias) * 84 + (84 + bias) * num_classes
+    return factor * (convs * (first + second) + linear * head)
+
+
+_LENET_CASES = ((10, 1), (10, 3), (7, 2))
+
+
+@exercise
+def lenet_counts(solution: Callable[[int, int], tuple[int, int]]) -> str:
+    """Check ``lenet_counts(num_classes, in_channels)``: LeNet's parameters and multiply-adds at 28×28.
+
+    Raises:
+        CheckFailed: if a count is not that of :func:`resnetbook.models.lenet`.
+    """
+
+    def network(num_classes: int, in_channels: int) -> nn.Module:
+        with torch.device("meta"):  # shapes without numbers
+            return models.lenet(num_classes, in_channels)
+
+    trusted = (
+        lambda *case: probes.count_parameters(network(*case)),
+        lambda *case: probes.count_macs(network(*case), (case[1], 28, 28)),
+    )
+    answers = []
+    for i, case in enumerate(_LENET_CASES):
+        call = f"lenet_counts{case}"
+        answer = call_reader(solution, *case, describe=call, begun=i > 0)
+        if answer is None:
+            raise CheckFailed(f"{call} gives None: does the function end with `return`?")
+        if not isinstance(answer, tuple | list) or len(answer) != 2:
+            raise CheckFailed(f"{call} gives {answer!r}: return two numbers, parameters and MACs.")
+        answers.append(tuple(answer))
+    right = [tuple(count(*case) for count in trusted) for case in _LENET_CASES]
+    if answers == [pair[::-1] for pair in right]:
+        raise CheckFailed("Both counts are right, but in the wrong order: return parameters, then MACs.")
+    # The reader's answers have all been heard: look them up, one kind after the other.
+    heard = dict(zip(_LENET_CASES, answers, strict=True))
+    mistake = functools.partial
+    parameter_mistakes = (
+        (
+            mistake(_lenet_parameters, conv_bias=False, linear_bias=False),
+            "The biases are missing: every convolution and every linear layer has one for each output.",
+        ),
+        (mistake(_lenet_parameters, conv_bias=False), "The biases of the convolutions are missing."),
+        (mistake(_lenet_parameters, linear_bias=False), "The biases of the linear layers are missing."),
+        (
+            mistake(_lenet_parameters, flat=16 * 16),
+            "fc1 reads 16 maps of 5×5: the first convolution has a padding of 2, so it keeps 28×28.",
+        ),
+        (
+            mistake(_lenet_parameters, flat=16 * 100),
+            "fc1 reads what the second pool puts out: 16 maps of 5×5, and not of 10×10.",
+        ),
+        (mistake(_lenet_parameters, flat=16), "fc1 reads every position of 16 maps of 5×5: 400 numbers."),
+        (
+            mistake(_lenet_parameters, per_pair=False),
+            "A filter has 25 weights for *each* of its input channels.",
+        ),
+    )
+    mac_mistakes = (
+        (
+            mistake(_lenet_macs, sides=(24, 8), flat=16 * 16),
+            "The first convolution has a padding of 2, so its output is 28×28, and not 24×24.",
+        ),
+        (mistake(_lenet_macs, sides=(24, 8)), "conv1 has a padding of 2, so its output is 28×28, not 24×24."),
+        (
+            mistake(_lenet_macs, sides=(24, 10)),
+            "conv1 has a padding of 2, so its output is 28×28, not 24×24.",
+        ),
+        (
+            mistake(_lenet_macs, sides=(28, 14)),
+            "conv2 has no padding: count its output positions, 10×10, and not those of its input.",
+        ),
+        (mistake(_lenet_macs, sides=(14, 5)), "The convolutions work before the pools, on the larger maps."),
+        (mistake(_lenet_macs, bias=True), "Adding a bias is no multiply-add: it is not counted."),
+        (
+            mistake(_lenet_macs, factor=2),
+            "One MAC is a multiplication together with an addition: it counts 1.",
+        ),
+        (mistake(_lenet_macs, linear=False), "The linear layers work too: one MAC for each weight."),
+        (mistake(_lenet_macs, convs=False), "The convolutions are missing."),
+        (
+            mistake(_lenet_macs, per_pair=False),
+            "An output of a convolution reads 25 pixels of *each* input channel.",
+        ),
+        (
+            mistake(_lenet_macs, sides=(1, 1)),
+            "A convolution uses its weights again at every output position.",
+        ),
+    )
+    for i, (what, mistakes) in enumerate((("Parameters", parameter_mistakes), ("MACs", mac_mistakes))):
+        compare_counts(
+            lambda *case, i=i: heard[case][i], f"{what}: lenet_counts", _LENET_CASES, trusted[i], mistakes
+        )
+    return f"parameters and MACs are those of the network in {len(_LENET_CASES)} cases."
+
+
+# ---- batch normalization
+
+_MOMENTUM, _EPS = 0.1, 1e-5
+_STATISTICS = ("running_mean", "running_var")
+
+
+def _per_channel(values: Tensor) -> Tensor:
+    return values.reshape(1, -1, 1, 1)
+
+
+def _moments(x: Tensor, dims: tuple[int, ...] = (0, 2, 3), unbiased: bool = False) -> tuple[Tensor, Tensor]:
+    return x.mean(dims, keepdim=True), x.var(dims, correction=int(unbiased), keepdim=True)
+
+
+def _norm_mistakes(x: Tensor, state: dict[str, Tensor], training: bool) -> Iterator[tuple[Tensor, str]]:
+    """What the usual mistakes put out, and what to say about each."""
+    scale, shift = _per_channel(state["weight"]), _per_channel(state["bias"])
+    running = _per_channel(state["running_mean"]), _per_channel(state["running_var"])
+
+    def finish(moments: tuple[Tensor, Tensor], eps: float = _EPS) -> Tensor:
+        mean, variance = moments
+        return scale * (x - mean) / (variance + eps).sqrt() + shift
+
+    mean, variance = _moments(x) if training else running
+    if training:
+        yield (
+            finish(_moments(x, unbiased=True)),
+            "the batch is normalized with the unbiased variance. It is normalized with the biased one, "
+            "divided by n: correction=0, or unbiased=False.",
+        )
+        yield finish(running), "the running statistics are used while training: use those of the batch."
+    else:
+        for unbiased in (False, True):
+            yield (
+                finish(_moments(x, unbiased=unbiased)),
+                "the batch's statistics are used in evaluation mode: use the running ones. "
+                "self.training tells the mode.",
+            )
+    for dims, what in (
+        ((0,), "at each position by itself"),
+        ((2, 3), "for each image by itself"),
+        ((1, 2, 3), "over the channels of each image"),
+        ((0, 1, 2, 3), "over everything at once"),
+    ):
+        yield (
+            finish(_moments(x, dims)),
+            f"mean and variance are taken {what}: take one of each per channel, over images and positions.",
+        )
+    normalized = (x - mean) / (variance + _EPS).sqrt()
+    yield normalized, "the learned scale and shift are missing: times weight, plus bias, for each channel."
+    yield scale * normalized, "the learned shift is missing: plus bias."
+    yield normalized + shift, "the learned scale is missing: times weight."
+    yield scale * (normalized + shift), "the shift is added before the scale: times weight, then plus bias."
+    for eps in (0.0, 1e-3, 1e-6, 1e-8):
+        said = "missing" if eps == 0 else f"{eps:g}"
+        yield finish((mean, variance), eps), f"eps is {said}: it is {_EPS:g}, added to the variance."
+    yield (
+        scale * (x - mean) / (variance.sqrt() + _EPS) + shift,
+        "eps is added to the standard deviation: add it to the variance, under the root.",
+    )
+    yield (
+        scale * (x - mean) / (variance + _EPS) + shift,
+        "you divide by the variance: divide by its square root, the standard deviation.",
+    )
+
+
+def _statistics_problem(name: str, given: Tensor, old: Tensor, x: Tensor, step: int) -> str:
+    """Why a running statistic is not what it should be after a training batch."""
+    mean, biased = (moment.flatten() for moment in _moments(x))
+    unbiased = _moments(x, unbiased=True)[1].flatten()
+    new = mean if name == "running_mean" else unbiased
+
+    def mixed(value: Tensor, share: float = _MOMENTUM) -> Tensor:
+        return (1 - share) * old + share * value
+
+    if _same(given, old):
+        return "it has not moved: update it with every training batch."
+    reasons = [
+        (mixed(new, 1 - _MOMENTUM), "the shares are swapped: 0.9 of the old value, 0.1 of the new one."),
+        (new, "it is the value of the last batch alone: keep 0.9 of the old value."),
+        (mixed(new, 1 / step), "it is a plain average over all batches: the new value gets a share of 0.1."),
+        (old + _MOMENTUM * new, "the old value must shrink to 0.9 of itself before the new one is added."),
+        (mixed(new, 1 - (1 - _MOMENTUM) ** 2), "it is updated twice for one batch."),
+    ]
+    if name == "running_var":
+        reasons = [
+            (
+                mixed(biased),
+                "it is updated with the biased variance. PyTorch updates it with the unbiased one, divided "
+                "by n − 1, though it normalizes with the biased one.",
+            ),
+            *reasons,
+            (mixed(unbiased.sqrt()), "it holds standard deviations: keep variances."),
+            (mixed(biased + _EPS), "eps belongs to the normalization, not to the statistic."),
+            (mixed(unbiased + _EPS), "eps belongs to the normalization, not to the statistic."),
+        ]
+    for value, reason in reasons:
+        if _same(given, value):
+            return reason
+    return "0.9 · old + 0.1 · new is asked for, one number for each channel."
+
+
+def _same(first: Tensor, second: Tensor) -> bool:
+    return first.shape == second.shape and torch.allclose(
+        first.double(), second.double(), rtol=1e-7, atol=1e-9
+    )
+
+
+def _new_norm(cls: Callable[[int], nn.Module], channels: int, begun: bool) -> nn.Module:
+    """The reader's module; its parameters and buffers have the right names, shapes and first values."""
+    call = f"{getattr(cls, '__name__', 'the class')}({channels})"
+    module = call_reader(cls, channels, describe=call, begun=begun)
+    if not isinstance(module, nn.Module):
+        raise CheckFailed(
+            f"{call} gives {type(module).__name__}: write a class that inherits from nn.Module."
+        )
+    parameters, buffers = dict(module.named_parameters()), dict(module.named_buffers())
+    own = [type(m).__name__ for m in module.modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
+    if own:
+        raise CheckFailed(f"{call} holds PyTorch's own {own[0]}: compute mean and variance yourself.")
+    for name in _STATISTICS:
+        if name in parameters:
+            raise CheckFailed(
+                f"{name} is a parameter: nothing learns it by gradient. Keep it with self.register_buffer."
+            )
+        if name not in buffers:
+            there = isinstance(getattr(module, name, None), Tensor)
+            what = f"{name} is a plain attribute" if there else f"there is no buffer {name}"
+            raise CheckFailed(
+                f"{what}: use self.register_buffer({name!r}, …). A buffer moves with the model to another "
+                "device or dtype, and is saved with it."
+            )
+        if module.state_dict().get(name) is None:
+            raise CheckFailed(f"{name} is not in the state_dict: register it without persistent=False.")
+    for name in ("weight", "bias"):
+        if name not in parameters:
+            raise CheckFailed(
+                f"there is no parameter {name}: self.{name} = nn.Parameter(…), one per channel."
+            )
+    extra = [name for name in parameters if name not in ("weight", "bias")]
+    if extra:
+        raise CheckFailed(f"{extra[0]} is one parameter too many: only weight and bias are learned.")
+    first = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0}
+    for name, value in first.items():
+        tensor = getattr(module, name).detach()
+        if tensor.shape != (channels,):
+            raise CheckFailed(
+                f"{name} has shape {tuple(tensor.shape)}: keep one number for each channel, ({channels},), "
+                "and reshape it to (1, C, 1, 1) in forward."
+            )
+        if not (tensor == value).all():
+            raise CheckFailed(
+                f"{name} must start as {value:g} in every channel, and it starts as {tensor[0]:g}."
+            )
+    return module
+
+
+def _run_norm(
+    module: nn.Module, right: nn.BatchNorm2d, x: Tensor, training: bool, step: int, begun: bool
+) -> None:
+    """Compare one forward pass in one mode: output, gradients and running statistics.
+
+    Raises:
+        CheckFailed: if anything differs.
+    """
+    mode = "training" if training else "evaluation"
+    describe = f"In {mode} mode, on x {tuple(x.shape)}, forward"
+    module.train(training)
+    right.train(training)
+    state = {name: value.clone() for name, value in right.state_dict().items()}
+    given_x, right_x = x.clone().requires_grad_(), x.clone().requires_grad_()
+    given = call_reader(module, given_x, describe=describe, begun=begun)
+    if given is None:
+        raise CheckFailed(f"{describe} gives None: does it end with `return`?")
+    if not isinstance(given, Tensor):
+        raise CheckFailed(f"{describe} gives {type(given).__name__}: return a tensor.")
+    if not torch.equal(given_x.detach(), x):
+        raise CheckFailed(f"{describe} changes x itself: compute a new tensor.")
+    expected = right(right_x)
+    if given.shape != expected.shape:
+        raise CheckFailed(
+            f"{describe} gives the shape {tuple(given.shape)}, and x has {tuple(x.shape)}. Reshape what has "
+            "one number per channel to (1, C, 1, 1), or take the mean with keepdim=True."
+        )
+    if not _same(given.detach(), expected.detach()):
+        for mistaken, message in _norm_mistakes(x, state, training):
+            if _same(given.detach(), mistaken):
+                raise CheckFailed(f"{describe} is wrong: {message}")
+        what = "the batch's mean and biased variance" if training else "the running mean and variance"
+        raise CheckFailed(
+            f"{describe} is wrong: (x − mean) / √(variance + eps) · weight + bias, with {what}."
+        )
+    for name in _STATISTICS:
+        statistic = getattr(module, name)
+        if not isinstance(statistic, Tensor) or statistic.shape != state[name].shape:
+            raise CheckFailed(
+                f"after a batch, {name} is no longer one number for each channel: keep its shape."
+            )
+        if statistic.requires_grad:
+            raise CheckFailed(
+                f"{name} remembers how it was computed, and would keep every batch in memory: update it "
+                "under torch.no_grad(), or with .detach()."
+            )
+        if not _same(statistic, getattr(right, name)):
+            if not training:
+                raise CheckFailed(f"{name} moves in evaluation mode: only training batches count.")
+            problem = _statistics_problem(name, statistic, state[name], x, step)
+            raise CheckFailed(f"The output is right, but {name} is not: {problem}")
+    generator = torch.Generator().manual_seed(step)
+    slope = torch.randn(x.shape, generator=generator, dtype=x.dtype)
+    names = ("x", "weight", "bias")
+    ours = (
+        torch.autograd.grad(
+            given, (given_x, module.weight, module.bias), slope, allow_unused=True, materialize_grads=True
+        )
+        if given.requires_grad
+        else (None,) * 3
+    )
+    theirs = torch.autograd.grad(expected, (right_x, right.weight, right.bias), slope)
+    for name, mine, gradient in zip(names, ours, theirs, strict=True):
+        if mine is None or not _same(mine, gradient):
+            hint = "Mean and variance of the batch depend on x: do not detach them."
+            if name != "x" or not training:
+                hint = "Compute with x, weight and bias themselves, without .data, .detach() or no_grad."
+            raise CheckFailed(
+                f"In {mode} mode the output is right, but the gradient in {name} is not. {hint}"
+            )
+
+
+@exercise
+def batch_norm(solution: Callable[[int], nn.Module]) -> str:
+    """Check a batch normalization, ``solution(num_channels)``, against ``nn.BatchNorm2d``.
+
+    It keeps PyTorch's names: parameters ``weight`` and ``bias``, buffers ``running_mean`` and
+    ``running_var``.
+
+    Raises:
+        CheckFailed: if outputs, gradients or running statistics differ in either mode.
+    """
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((4, 3, 2, 2), (2, 5, 3, 1))
+    with torch.enable_grad():
+        for i, shape in enumerate(shapes):
+            channels = shape[1]
+            module = _new_norm(solution, channels, begun=i > 0).double()
+            right = nn.BatchNorm2d(channels).double()
+            with torch.no_grad():
+                for name in ("weight", "bias"):
+                    values = torch.randn(channels, generator=generator, dtype=torch.float64)
+                    getattr(module, name).copy_(values)
+                    getattr(right, name).copy_(values)
+            step = 0
+            for training in (True, True, False, True, False):
+                step += training
+                x = torch.randn(shape, generator=generator, dtype=torch.float64)
+                # Channels far from mean 0 and variance 1; one so small that eps matters.
+                spread = torch.logspace(-2.5, 1, channels, dtype=torch.float64)
+                offset = torch.linspace(-2, 3, channels, dtype=torch.float64) * spread
+                x = x * _per_channel(spread) + _per_channel(offset)
+                _run_norm(module, right, x, training, step, begun=i > 0 or step > 1 or not training)
+    return (
+        "outputs, gradients and running statistics are those of nn.BatchNorm2d, in training and in "
+        "evaluation mode."
+    )

@@ -1,0 +1,666 @@
+"""Chapter 1's checks: the page's solutions and other right ones pass, and each plausible mistake is named."""
+
+import functools
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import page_solutions
+from torch import nn
+from torch.nn import functional as F
+
+from resnetbook import checks
+
+NOTEBOOK = Path(__file__).parents[2] / "book" / "01_plain_cnns.ipynb"
+SOLUTIONS = {
+    "conv2d": checks.conv2d,
+    "output_size": checks.output_size,
+    "receptive_span": checks.receptive_span,
+    "lenet_counts": checks.lenet_counts,
+    "MyBatchNorm": checks.batch_norm,
+}
+
+
+@pytest.mark.parametrize("name", SOLUTIONS)
+def test_the_pages_solution_passes(name, capsys):
+    SOLUTIONS[name](page_solutions(NOTEBOOK, math=math)[name])
+    assert capsys.readouterr().out.startswith("Right")
+
+
+def passes(check, solution, capsys):
+    check(solution)
+    assert capsys.readouterr().out.startswith("Right")
+
+
+def fails(check, solution, message, capsys):
+    with pytest.raises(checks.CheckFailed, match=message):
+        check(solution)
+    assert "Right" not in capsys.readouterr().out
+
+
+# ---- convolution
+
+
+def conv(
+    x,
+    weight,
+    bias,
+    stride,
+    padding,
+    *,
+    flip=False,
+    biased=1,
+    channels=slice(None),
+    one_filter=False,
+    starts=True,
+    sides=None,
+    value=0.0,
+    repeat=False,
+    transpose=False,
+    mean=False,
+    swap=False,
+    kernel_rows=None,
+    plus=1,
+    up=False,
+    batch=False,
+    dtype=None,
+):
+    """A convolution in plain loops, which makes the mistakes that it is asked to make."""
+    if repeat and padding:
+        x = F.pad(x[None], (padding,) * 4, mode="replicate")[0]
+    else:
+        x = F.pad(x, sides(padding) if sides else (padding,) * 4, value=value)
+    height, width = weight.shape[2:]
+    spans = (x.shape[1] - height) / stride, (x.shape[2] - width) / stride
+    rows, columns = ((math.ceil(s) if up else math.floor(s)) + plus for s in spans)
+    step = stride if starts else 1
+    out = torch.zeros(len(weight), rows, columns, dtype=dtype or x.dtype)
+    for o in range(len(weight)):
+        kernel = weight[0 if one_filter else o][channels]
+        kernel = kernel.flip(1, 2) if flip else kernel
+        kernel = kernel.transpose(1, 2) if transpose and height == width else kernel
+        for i in range(rows):
+            for j in range(columns):
+                window = x[channels, i * step : i * step + height, j * step : j * step + width]
+                number = (window * kernel[:, : window.shape[1], : window.shape[2]]).sum()
+                number = number / kernel.numel() if mean else number
+                out[o, i, j] = number + biased * bias[o]
+    out = out.transpose(1, 2) if swap else out
+    return out[None] if batch else out
+
+
+def conv_by_unfold(x, weight, bias, stride, padding):
+    columns = F.unfold(x[None], weight.shape[2:], padding=padding, stride=stride)[0]
+    out = weight.flatten(1) @ columns + bias[:, None]
+    height = (x.shape[1] + 2 * padding - weight.shape[2]) // stride + 1
+    return out.reshape(len(weight), height, -1)
+
+
+def conv_in_float32(x, weight, bias, stride, padding):
+    return F.conv2d(x[None].float(), weight.float(), bias.float(), stride, padding)[0]
+
+
+@pytest.mark.parametrize("function", [conv, conv_by_unfold, conv_in_float32])
+def test_a_right_convolution_passes(function, capsys):
+    passes(checks.conv2d, function, capsys)
+
+
+def conv_forgets_padding(x, weight, bias, stride, padding):
+    return conv(x, weight, bias, stride, 0)
+
+
+def conv_forgets_stride(x, weight, bias, stride, padding):
+    return conv(x, weight, bias, 1, padding)
+
+
+def conv_pads_once(x, weight, bias, stride, padding):
+    return conv(x, weight, bias, stride, padding, sides=lambda p: (0, p, 0, p))
+
+
+def conv_pads_in_place(x, weight, bias, stride, padding):
+    out = conv(x, weight, bias, stride, padding)
+    x *= 0
+    return out
+
+
+def conv_one_map(x, weight, bias, stride, padding):
+    return conv(x, weight, bias, stride, padding).sum(0)
+
+
+def conv_twice_the_maps(x, weight, bias, stride, padding):
+    return conv(x, weight, bias, stride, padding).repeat(2, 1, 1)
+
+
+def conv_of_integers(x, weight, bias, stride, padding):
+    return conv(x, weight, bias, stride, padding, dtype=torch.int64)
+
+
+def conv_slightly_off(x, weight, bias, stride, padding):
+    out = conv(x, weight, bias, stride, padding)
+    out[-1, -1, -1] += 0.01
+    return out
+
+
+def wrong(**options):
+    return functools.partial(conv, **options)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (wrong(flip=True), "kernel is flipped"),
+        (wrong(biased=0), "bias is missing"),
+        (lambda x, *rest: conv(x, *rest, biased=len(x)), "once for each input channel"),
+        (wrong(channels=slice(0, 1)), "only the first input channel"),
+        (wrong(channels=slice(-1, None)), "only the last input channel"),
+        (wrong(one_filter=True), "same filter"),
+        (wrong(starts=False), r"i \* stride"),
+        (wrong(sides=lambda p: (0, 2 * p, 0, 2 * p)), "on one side"),
+        (wrong(sides=lambda p: (2 * p, 0, 2 * p, 0)), "on one side"),
+        (wrong(value=1.0), "filled with ones"),
+        (wrong(repeat=True), "repeats the edge"),
+        (wrong(transpose=True), "rows and columns of the kernel"),
+        (wrong(mean=True), "mean over the window"),
+        (wrong(swap=True), "eight and width of the output are swapped"),
+        (wrong(plus=0), r"ends with \+ 1"),
+        (wrong(up=True), "Round down"),
+        (wrong(batch=True), "no batch here"),
+        (conv_forgets_padding, "padding is not applied"),
+        (conv_forgets_stride, "stride is not applied"),
+        (conv_pads_once, "both sides"),
+        (conv_pads_in_place, "has been changed"),
+        (conv_one_map, "Three axes"),
+        (conv_twice_the_maps, "one map for each filter"),
+        (conv_of_integers, "int64"),
+        (conv_slightly_off, "1 of .* differ, the first at"),
+        (lambda *a: conv(*a).numpy(), "return a tensor"),
+        (lambda *a: None, "return"),
+        (lambda *a: 1 / 0, "ZeroDivisionError"),
+        (None, "got None"),
+    ],
+)
+def test_a_wrong_convolution_is_named(function, message, capsys):
+    fails(checks.conv2d, function, message, capsys)
+
+
+# ---- sizes
+
+
+def size(n, kernel, stride, padding, dilation):
+    return (n + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        size,
+        lambda *case: np.int64(size(*case)),
+        lambda n, k, s, p, d: len(range(0, n + 2 * p - d * (k - 1), s)),  # counts the places
+        lambda n, k, s, p, d: (n + 2 * p - d * (k - 1) - 1 + s) // s,
+        lambda n, k, s, p, d: math.floor((n + 2 * p - d * (k - 1) - 1) / s + 1),
+    ],
+)
+def test_a_right_size_passes(function, capsys):
+    passes(checks.output_size, function, capsys)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda n, k, s, p, d: (n + 2 * p - d * (k - 1) - 1) // s, r"ends with \+ 1"),
+        (lambda n, k, s, p, d: (n + 2 * p - d * (k - 1)) // s, "after dividing"),
+        (lambda n, k, s, p, d: size(n - p, k, s, p, d), "both sides"),
+        (lambda n, k, s, p, d: size(n, k, s, 0, d), "padding is missing"),
+        (lambda n, k, s, p, d: size(n, k, s, p, 1), "dilation is missing"),
+        (lambda n, k, s, p, d: size(n, d * k, s, p, 1), "one gap less"),
+        (lambda n, k, s, p, d: -(-(n + 2 * p - d * (k - 1) - 1) // s) + 1, "Round down"),
+        (lambda n, k, s, p, d: size(n, k, 1, p, d), "stride is missing"),
+        (lambda n, k, s, p, d: (n + 2 * p - d * (k - 1) - 1) / s + 1, "divide with //"),
+        (lambda n, k, s, p, d: size(n, k, s, p, d) + 1, "count the places"),
+        (lambda *case: None, "return"),
+        (lambda *case: 1 / 0, "ZeroDivisionError"),
+        (lambda *case: (size(*case),), "whole number"),
+        (7, "got 7"),
+    ],
+)
+def test_a_wrong_size_is_named(function, message, capsys):
+    fails(checks.output_size, function, message, capsys)
+
+
+# ---- receptive field
+
+
+def span(layers, index, order=reversed, pad=1, step=True, reach=-1, kernels=True):
+    first = last = index
+    for kernel, stride, padding in order(layers):
+        stride = stride if step else 1
+        first = first * stride - pad * padding
+        last = last * stride - pad * padding + (kernel + reach if kernels else 0)
+    return first, last
+
+
+def span_by_recursion(layers, index):
+    if not layers:
+        return index, index
+    *before, (kernel, stride, padding) = layers
+    start = index * stride - padding
+    first, _ = span_by_recursion(before, start)
+    _, last = span_by_recursion(before, start + kernel - 1)
+    return [first, last]
+
+
+def span_by_jump(layers, index):
+    """Forwards: the size and the jump, and where the first window starts."""
+    field, jump, start = 1, 1, 0
+    for kernel, stride, padding in layers:
+        start -= padding * jump
+        field += (kernel - 1) * jump
+        jump *= stride
+    return np.int64(index * jump + start), np.int64(index * jump + start + field - 1)
+
+
+@pytest.mark.parametrize("function", [span, span_by_recursion, span_by_jump])
+def test_a_right_span_passes(function, capsys):
+    passes(checks.receptive_span, function, capsys)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda layers, i: span(layers, i)[::-1], "first pixel first"),
+        (lambda layers, i: span(layers, i, reach=0), "last pixel itself"),
+        (lambda layers, i: span(layers, i, pad=0), "padding is missing"),
+        (lambda layers, i: span(layers, i, pad=-1), "padding is subtracted"),
+        (lambda layers, i: span(layers, i, order=iter), "backwards"),
+        (lambda layers, i: span(layers, i, step=False), "stride is missing"),
+        (lambda layers, i: span(layers, i, kernels=False), "add kernel − 1"),
+        (lambda layers, i: (max(0, span(layers, i)[0]), span(layers, i)[1]), "cut off at 0"),
+        (lambda layers, i: span(layers[-1:], i), "Take one layer"),
+        (lambda layers, i: span(layers, i)[1] - span(layers, i)[0] + 1, "two numbers"),
+        (lambda layers, i: tuple(n / 1 for n in span(layers, i)), "whole numbers"),
+        (lambda layers, i: None, "return"),
+        (lambda layers, i: 1 / 0, "ZeroDivisionError"),
+        ((3, 5), "got"),
+    ],
+)
+def test_a_wrong_span_is_named(function, message, capsys):
+    fails(checks.receptive_span, function, message, capsys)
+
+
+# ---- LeNet
+
+
+def lenet_parameters(classes, channels, conv_bias=1, linear_bias=1, flat=400, per_pair=True):
+    pairs = (channels, 6) if per_pair else (1, 1)
+    convs = 6 * (25 * pairs[0] + conv_bias) + 16 * (25 * pairs[1] + conv_bias)
+    return convs + sum((i + linear_bias) * o for i, o in ((flat, 120), (120, 84), (84, classes)))
+
+
+def lenet_macs(classes, channels, sides=(28, 10), flat=400, bias=0, convs=1, linear=1, factor=1):
+    work = 6 * (25 * channels + bias) * sides[0] ** 2 + 16 * (150 + bias) * sides[1] ** 2
+    head = (flat + bias) * 120 + (120 + bias) * 84 + (84 + bias) * classes
+    return factor * (convs * work + linear * head)
+
+
+def lenet(parameters=lenet_parameters, macs=lenet_macs):
+    return lambda classes, channels: (parameters(classes, channels), macs(classes, channels))
+
+
+def count_with_modules(classes, channels):
+    layers = [nn.Conv2d(channels, 6, 5, padding=2), nn.Conv2d(6, 16, 5)]
+    layers += [nn.Linear(400, 120), nn.Linear(120, 84), nn.Linear(84, classes)]
+    positions = (28 * 28, 10 * 10, 1, 1, 1)
+    work = sum(layer.weight.numel() * n for layer, n in zip(layers, positions, strict=True))
+    return [torch.tensor(sum(p.numel() for p in nn.ModuleList(layers).parameters())), np.int64(work)]
+
+
+@pytest.mark.parametrize("function", [lenet(), count_with_modules])
+def test_right_counts_of_lenet_pass(function, capsys):
+    passes(checks.lenet_counts, function, capsys)
+
+
+def counts(**options):
+    return lenet(parameters=functools.partial(lenet_parameters, **options))
+
+
+def work(**options):
+    return lenet(macs=functools.partial(lenet_macs, **options))
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (counts(conv_bias=0, linear_bias=0), "The biases are missing"),
+        (counts(conv_bias=0), "biases of the convolutions"),
+        (counts(linear_bias=0), "biases of the linear"),
+        (counts(flat=256), "fc1 reads 16 maps of 5×5: the first convolution has a padding"),
+        (counts(flat=1600), "second pool"),
+        (counts(flat=16), "every position"),
+        (counts(per_pair=False), "each. of its input channels"),
+        (work(sides=(24, 8), flat=256), "padding of 2"),
+        (work(sides=(24, 10)), "padding of 2"),
+        (work(sides=(28, 14)), "output positions"),
+        (work(sides=(14, 5)), "before the pools"),
+        (work(bias=1), "Adding a bias"),
+        (work(factor=2), "One MAC"),
+        (work(linear=0), "linear layers work too"),
+        (work(convs=0), "convolutions are missing"),
+        (work(sides=(1, 1)), "every output position"),
+        (lenet(lenet_macs, lenet_parameters), "wrong order"),
+        (lambda *case: lenet_parameters(*case), "two numbers"),
+        (lambda *case: (lenet_parameters(10, 1), lenet_macs(10, 1)), "Write down each"),
+        (lambda *case: (lenet_parameters(*case), lenet_macs(*case) / 1), "whole number"),
+        (lambda *case: (None, None), "gives None"),
+        (lambda *case: None, "return"),
+        (lambda *case: 1 / 0, "ZeroDivisionError"),
+    ],
+)
+def test_wrong_counts_of_lenet_are_named(function, message, capsys):
+    fails(checks.lenet_counts, function, message, capsys)
+
+
+# ---- batch normalization
+
+
+class Norm(nn.Module):
+    """A right batch normalization; each subclass below makes one mistake."""
+
+    unbiased = False  # when normalizing
+    unbiased_running = True
+    momentum = 0.1
+    eps = 1e-5
+    dims = (0, 2, 3)
+    eval_uses_batch = False
+    training_uses_running = False
+    eval_updates = False
+    updates = ("running_mean", "running_var")
+
+    def __init__(self, num_channels):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(num_channels))
+        self.bias = nn.Parameter(torch.zeros(num_channels))
+        self.register_buffer("running_mean", torch.zeros(num_channels))
+        self.register_buffer("running_var", torch.ones(num_channels))
+
+    def scale(self, x, mean, var):
+        return (x - mean) / torch.sqrt(var + self.eps)
+
+    def finish(self, x):
+        return x * self.weight[:, None, None] + self.bias[:, None, None]
+
+    def update(self, x):
+        for name in self.updates:
+            new = self.batch(x, self.unbiased_running, (0, 2, 3))[name == "running_var"].flatten()
+            old = getattr(self, name)
+            setattr(self, name, (1 - self.momentum) * old + self.momentum * new)
+
+    def batch(self, x, unbiased, dims=None):
+        dims = dims or self.dims
+        return x.mean(dims, keepdim=True), x.var(dims, correction=int(unbiased), keepdim=True)
+
+    def forward(self, x):
+        moments = self.batch(x, self.unbiased)
+        running = self.running_mean[:, None, None], self.running_var[:, None, None]
+        uses_batch = self.training and not self.training_uses_running or self.eval_uses_batch
+        if self.training or self.eval_updates:
+            with torch.no_grad():
+                self.update(x)
+        return self.finish(self.scale(x, *(moments if uses_batch else running)))
+
+
+def norm(**changes):
+    return type("MyNorm", (Norm,), changes)
+
+
+class Functional(Norm):
+    """Another right one: PyTorch's function does the work, and moves the buffers in place."""
+
+    def forward(self, x):
+        buffers = self.running_mean, self.running_var
+        return F.batch_norm(x, *buffers, self.weight, self.bias, self.training, self.momentum, self.eps)
+
+
+class ByAxes(Norm):
+    """Another right one: channels last, and the variance as a mean of squares."""
+
+    def forward(self, x):
+        x = x.movedim(1, -1)
+        mean, var = self.running_mean, self.running_var
+        if self.training:
+            flat = x.flatten(0, -2)
+            mean = flat.mean(0)
+            var = ((flat - mean) ** 2).mean(0)
+            n = len(flat)
+            self.running_mean.mul_(0.9).add_(0.1 * mean.detach())
+            self.running_var.mul_(0.9).add_(0.1 * var.detach() * n / (n - 1))
+        x = (x - mean) * (var + 1e-5).rsqrt() * self.weight + self.bias
+        return x.movedim(-1, 1)
+
+
+@pytest.mark.parametrize("cls", [Norm, Functional, ByAxes])
+def test_a_right_batch_norm_passes(cls, capsys):
+    passes(checks.batch_norm, cls, capsys)
+
+
+class Detached(Norm):
+    def batch(self, x, unbiased, dims=None):
+        return super().batch(x.detach(), unbiased, dims)
+
+
+class NoGradient(Norm):
+    @torch.no_grad()
+    def forward(self, x):
+        return super().forward(x)
+
+
+class KeepsGraph(Norm):
+    def forward(self, x):
+        out = super().forward(x)
+        if self.training:
+            self.running_mean = self.running_mean + 0 * x.mean()
+        return out
+
+
+class RunningParameters(nn.Module):
+    def __init__(self, num_channels):
+        super().__init__()
+        for name, value in (("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)):
+            setattr(self, name, nn.Parameter(torch.full((num_channels,), value)))
+
+
+class PlainAttributes(nn.Module):
+    def __init__(self, num_channels):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(num_channels))
+        self.bias = nn.Parameter(torch.zeros(num_channels))
+        self.running_mean = torch.zeros(num_channels)
+        self.running_var = torch.ones(num_channels)
+
+
+class NotLearned(Norm):
+    def __init__(self, num_channels):
+        super().__init__(num_channels)
+        del self.weight
+        self.register_buffer("weight", torch.ones(num_channels))
+
+
+class FourAxes(Norm):
+    def __init__(self, num_channels):
+        super().__init__(num_channels)
+        self.weight = nn.Parameter(torch.ones(1, num_channels, 1, 1))
+
+
+class StartsAtZero(Norm):
+    def __init__(self, num_channels):
+        super().__init__(num_channels)
+        self.running_var.zero_()
+
+
+class Extra(Norm):
+    def __init__(self, num_channels):
+        super().__init__(num_channels)
+        self.gain = nn.Parameter(torch.ones(1))
+
+
+class Wraps(Norm):
+    def __init__(self, num_channels):
+        super().__init__(num_channels)
+        self.norm = nn.BatchNorm2d(num_channels, affine=False)
+
+
+class NoForward(nn.Module):
+    def __init__(self, num_channels):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(num_channels))
+        self.bias = nn.Parameter(torch.zeros(num_channels))
+        self.register_buffer("running_mean", torch.zeros(num_channels))
+        self.register_buffer("running_var", torch.ones(num_channels))
+
+
+class GrowsStatistics(Norm):
+    def update(self, x):
+        mean, var = self.batch(x, True)
+        self.running_mean = 0.9 * self.running_mean[:, None, None] + 0.1 * mean[0]
+        self.running_var = 0.9 * self.running_var + 0.1 * var.flatten()
+
+
+class UpdatesTwice(Norm):
+    def update(self, x):
+        super().update(x)
+        super().update(x)
+
+
+class Cumulative(Norm):
+    steps = 0
+
+    def update(self, x):
+        self.steps += 1
+        self.momentum = 1 / self.steps
+        super().update(x)
+
+
+class AddsUp(Norm):
+    def update(self, x):
+        mean, var = self.batch(x, True)
+        self.running_mean = self.running_mean + 0.1 * mean.flatten()
+        self.running_var = self.running_var + 0.1 * var.flatten()
+
+
+class RunningDeviation(Norm):
+    def batch(self, x, unbiased, dims=None):
+        mean, var = super().batch(x, unbiased, dims)
+        return (mean, var.sqrt()) if unbiased else (mean, var)
+
+
+class KeepsEps(Norm):
+    def batch(self, x, unbiased, dims=None):
+        mean, var = super().batch(x, unbiased, dims)
+        return (mean, var + self.eps) if unbiased else (mean, var)
+
+
+class InPlace(Norm):
+    def forward(self, x):
+        out = super().forward(x)
+        x.data.sub_(1)
+        return out
+
+
+class EvalTodo(Norm):
+    def forward(self, x):
+        if not self.training:
+            raise NotImplementedError
+        return super().forward(x)
+
+
+@pytest.mark.parametrize(
+    ("cls", "message"),
+    [
+        (norm(unbiased_running=False), "running_var is not: it is updated with the biased variance"),
+        (norm(unbiased=True), "normalized with the unbiased variance"),
+        (norm(momentum=0.9), "running_mean is not: the shares are swapped"),
+        (norm(momentum=1.0), "last batch alone"),
+        (Cumulative, "last batch alone|plain average"),
+        (AddsUp, "shrink to 0.9"),
+        (UpdatesTwice, "updated twice"),
+        (norm(updates=()), "running_mean is not: it has not moved"),
+        (norm(updates=("running_mean",)), "running_var is not: it has not moved"),
+        (RunningDeviation, "standard deviations"),
+        (KeepsEps, "eps belongs to the normalization"),
+        (norm(momentum=0.3), r"0.9 · old \+ 0.1 · new"),
+        (norm(eval_uses_batch=True), "batch's statistics are used in evaluation mode"),
+        (norm(training_uses_running=True), "running statistics are used while training"),
+        (norm(eval_updates=True), "moves in evaluation mode"),
+        (norm(dims=(0,)), "each position by itself"),
+        (norm(dims=(2, 3)), "each image by itself"),
+        (norm(dims=(1, 2, 3)), "channels of each image"),
+        (norm(dims=(0, 1, 2, 3)), "everything at once"),
+        (norm(finish=lambda self, x: x), "scale and shift are missing"),
+        (norm(finish=lambda self, x: x * self.weight[:, None, None]), "shift is missing"),
+        (norm(finish=lambda self, x: x + self.bias[:, None, None]), "scale is missing"),
+        (
+            norm(finish=lambda self, x: (x + self.bias[:, None, None]) * self.weight[:, None, None]),
+            "before the scale",
+        ),
+        (norm(eps=0.0), "eps is missing"),
+        (norm(eps=1e-3), "eps is 0.001"),
+        (norm(scale=lambda self, x, m, v: (x - m) / (v.sqrt() + 1e-5)), "under the root"),
+        (norm(scale=lambda self, x, m, v: (x - m) / (v + 1e-5)), "divide by the variance"),
+        (norm(scale=lambda self, x, m, v: (x + m) / (v + 1e-5).sqrt()), "mean and biased variance"),
+        (Detached, "gradient in x is not.*do not detach"),
+        (NoGradient, "gradient in x is not"),
+        (
+            norm(finish=lambda self, x: x * self.weight.data[:, None, None] + self.bias[:, None, None]),
+            "in weight",
+        ),
+        (KeepsGraph, "remembers how it was computed"),
+        (GrowsStatistics, "no longer one number for each channel"),
+        (InPlace, "changes x itself"),
+        (RunningParameters, "running_mean is a parameter"),
+        (PlainAttributes, "running_mean is a plain attribute.*register_buffer"),
+        (NotLearned, "no parameter weight"),
+        (FourAxes, "one number for each channel"),
+        (StartsAtZero, "running_var must start as 1"),
+        (Extra, "one parameter too many"),
+        (Wraps, "PyTorch's own BatchNorm2d"),
+        (NoForward, "forward"),
+        (EvalTodo, "still to be done"),
+        (nn.BatchNorm2d, "PyTorch's own"),
+        (Norm(3), "without parentheses"),
+        (lambda n: None, "inherits from nn.Module"),
+        (norm(forward=lambda self, x: None), "return"),
+        (norm(forward=lambda self, x: (x, x)), "return a tensor"),
+        (norm(forward=lambda self, x: x.mean((0, 2, 3))), "keepdim"),
+        (norm(forward=lambda self, x: 1 / 0), "ZeroDivisionError"),
+    ],
+)
+def test_a_wrong_batch_norm_is_named(cls, message, capsys):
+    fails(checks.batch_norm, cls, message, capsys)
+
+
+# ---- untouched
+
+
+class Untouched(nn.Module):
+    def __init__(self, num_channels):
+        super().__init__()
+        raise NotImplementedError
+
+
+class UntouchedForward(Norm):
+    def forward(self, x):
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("check", SOLUTIONS.values())
+def test_an_untouched_exercise_does_not_stop_the_notebook(check, capsys):
+    def untouched(*arguments):
+        raise NotImplementedError
+
+    check(untouched)
+    if check is checks.batch_norm:
+        check(Untouched)
+        check(UntouchedForward)
+    out = capsys.readouterr().out
+    assert "Right" not in out and "Not done yet" in out
