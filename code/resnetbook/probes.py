@@ -88,7 +88,8 @@ def count_macs(model: nn.Module, input_shape: tuple[int, int, int]) -> int:
 def gradient_norms(model: nn.Module, loss: Tensor) -> dict[str, float]:
     """L2 norm of the loss's gradient in the weights of every convolution and linear layer.
 
-    It is 0 for a layer that the loss does not depend on, and for a frozen one.
+    It is 0 for a layer that the loss does not depend on, and for a frozen one. A norm squares
+    before it adds: it is computed in float64, so that tiny gradients do not come out as 0.
     """
     layers = {n: m.weight for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
     learning = [name for name, weight in layers.items() if weight.requires_grad]
@@ -96,7 +97,11 @@ def gradient_norms(model: nn.Module, loss: Tensor) -> dict[str, float]:
     if learning:
         gradients = torch.autograd.grad(loss, [layers[name] for name in learning], allow_unused=True)
         found = dict(zip(learning, gradients, strict=True))
-    return {name: 0.0 if found.get(name) is None else found[name].norm().item() for name in layers}
+    norms = {name: 0.0 for name in layers}
+    for name, gradient in found.items():
+        if gradient is not None:
+            norms[name] = gradient.cpu().double().norm().item()
+    return norms
 
 
 @torch.no_grad()

@@ -102,7 +102,37 @@ def conv_in_float32(x, weight, bias, stride, padding):
     return F.conv2d(x[None].float(), weight.float(), bias.float(), stride, padding)[0]
 
 
-@pytest.mark.parametrize("function", [conv, conv_by_unfold, conv_in_float32])
+def conv_by_shifted_images(x, weight, bias, stride, padding):
+    """A loop over the kernel, and in-place sums into a tensor of its own."""
+    x = F.pad(x, (padding,) * 4)
+    rows, columns = ((n - k) // stride for n, k in zip(x.shape[1:], weight.shape[2:], strict=True))
+    out = bias[:, None, None].repeat(1, rows + 1, columns + 1)
+    for i in range(weight.shape[2]):
+        for j in range(weight.shape[3]):
+            part = x[:, i : i + rows * stride + 1 : stride, j : j + columns * stride + 1 : stride]
+            out += torch.einsum("oc,chw->ohw", weight[:, :, i, j], part)
+    return out
+
+
+def conv_with_numpy(x, weight, bias, stride, padding):
+    return torch.from_numpy(conv(x, weight, bias, stride, padding).numpy())
+
+
+def conv_with_gradient(x, weight, bias, stride, padding):
+    return conv_by_unfold(x, nn.Parameter(weight), nn.Parameter(bias), stride, padding)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        conv,
+        conv_by_unfold,
+        conv_in_float32,
+        conv_by_shifted_images,
+        conv_with_numpy,
+        conv_with_gradient,
+    ],
+)
 def test_a_right_convolution_passes(function, capsys):
     passes(checks.conv2d, function, capsys)
 
@@ -135,6 +165,31 @@ def conv_twice_the_maps(x, weight, bias, stride, padding):
 
 def conv_of_integers(x, weight, bias, stride, padding):
     return conv(x, weight, bias, stride, padding, dtype=torch.int64)
+
+
+def conv_changes_bias(x, weight, bias, stride, padding):
+    out = conv(x, weight, bias, stride, padding)
+    bias += 1
+    return out
+
+
+def conv_leaves_a_hole(x, weight, bias, stride, padding):
+    out = conv(x, weight, bias, stride, padding)
+    out[-1, -1, -1] = torch.nan
+    return out
+
+
+def conv_pads_columns(x, weight, bias, stride, padding):
+    return F.conv2d(F.pad(x, (padding, padding))[None], weight, bias, stride)[0]
+
+
+def conv_strides_rows(x, weight, bias, stride, padding):
+    return F.conv2d(x[None], weight, bias, (stride, 1), padding)[0]
+
+
+def conv_starts_at_stride_only_in_rows(x, weight, bias, stride, padding):
+    columns = conv(x, weight, bias, stride, padding).shape[2]
+    return conv_strides_rows(x, weight, bias, stride, padding)[:, :, :columns]
 
 
 def conv_slightly_off(x, weight, bias, stride, padding):
@@ -170,7 +225,16 @@ def wrong(**options):
         (conv_forgets_padding, "padding is not applied"),
         (conv_forgets_stride, "stride is not applied"),
         (conv_pads_once, "both sides"),
-        (conv_pads_in_place, "has been changed"),
+        (conv_pads_in_place, "x has been changed"),
+        (conv_changes_bias, "bias has been changed"),
+        (conv_leaves_a_hole, "It is nan"),
+        (conv_pads_columns, "The width is right, the height is not"),
+        (conv_strides_rows, "The height is right, the width is not"),
+        (conv_starts_at_stride_only_in_rows, "over the rows, but not over the columns"),
+        (lambda x, w, *rest: conv(x, w, *rest, biased=w[0].numel()), "added to each product"),
+        (lambda x, w, b, *rest: conv(x, w, b[:1].expand_as(b), *rest), "same bias"),
+        (lambda *a: conv(*a) + 5e-5, "differ, the first at"),
+        (lambda *a: conv(*a).half(), "float16"),
         (conv_one_map, "Three axes"),
         (conv_twice_the_maps, "one map for each filter"),
         (conv_of_integers, "int64"),
@@ -217,8 +281,13 @@ def test_a_right_size_passes(function, capsys):
         (lambda n, k, s, p, d: size(n, d * k, s, p, 1), "one gap less"),
         (lambda n, k, s, p, d: -(-(n + 2 * p - d * (k - 1) - 1) // s) + 1, "Round down"),
         (lambda n, k, s, p, d: size(n, k, 1, p, d), "stride is missing"),
+        (lambda n, k, s, p, d: round((n + 2 * p - d * (k - 1) - 1) / s) + 1, "not to the nearest"),
+        (lambda n, k, s, p, d: size(n, k + (k - 1) * d, s, p, 1), "with a dilation of 1 there is none"),
+        (lambda n, k, s, p, d: size(n, k + d - 1, s, p, 1), "kernel − 1 gaps"),
+        (lambda n, k, s, p, d: size(n + 1, k, s, p, d), "count its first weight"),
         (lambda n, k, s, p, d: (n + 2 * p - d * (k - 1) - 1) / s + 1, "divide with //"),
         (lambda n, k, s, p, d: size(n, k, s, p, d) + 1, "count the places"),
+        (lambda n, k, s, p, d: size(n, k, s * d, p, d), "count the places"),
         (lambda *case: None, "return"),
         (lambda *case: 1 / 0, "ZeroDivisionError"),
         (lambda *case: (size(*case),), "whole number"),
@@ -261,9 +330,46 @@ def span_by_jump(layers, index):
     return np.int64(index * jump + start), np.int64(index * jump + start + field - 1)
 
 
-@pytest.mark.parametrize("function", [span, span_by_recursion, span_by_jump])
+def span_by_sets(layers, index):
+    """Every pixel by itself, and the reader's list taken to pieces."""
+    pixels = {index}
+    while layers:
+        kernel, stride, padding = layers.pop()
+        pixels = {i * stride - padding + j for i in pixels for j in range(kernel)}
+    return min(pixels), max(pixels)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        span,
+        span_by_recursion,
+        span_by_jump,
+        span_by_sets,
+        lambda *case: np.array(span(*case)),
+        lambda *case: torch.tensor(span(*case)),
+    ],
+)
 def test_a_right_span_passes(function, capsys):
     passes(checks.receptive_span, function, capsys)
+
+
+def walking_back(window):
+    """The reader's idea of the first and the last input of output i, for a kernel, a stride, a padding."""
+
+    def function(layers, index):
+        first = last = index
+        for layer in reversed(layers):
+            first, last = window(first, *layer)[0], window(last, *layer)[1]
+        return first, last
+
+    return function
+
+
+def span_with_paddings_added(layers, index):
+    first, last = span([(k, s, 0) for k, s, _ in layers], index)
+    border = sum(padding for *_, padding in layers)
+    return first - border, last - border
 
 
 @pytest.mark.parametrize(
@@ -272,7 +378,14 @@ def test_a_right_span_passes(function, capsys):
         (lambda layers, i: span(layers, i)[::-1], "first pixel first"),
         (lambda layers, i: span(layers, i, reach=0), "last pixel itself"),
         (lambda layers, i: span(layers, i, pad=0), "padding is missing"),
-        (lambda layers, i: span(layers, i, pad=-1), "padding is subtracted"),
+        (lambda layers, i: span(layers, i, pad=-1), "You add the padding: subtract it"),
+        (walking_back(lambda i, k, s, p: (i * s - p, i * s + p + k - 1)), "You add the padding to the end"),
+        (walking_back(lambda i, k, s, p: (i * s - p, i * s + k - 1)), "missing at the end"),
+        (walking_back(lambda i, k, s, p: ((i - p) * s, (i - p) * s + k - 1)), "multiplies the padding"),
+        (walking_back(lambda i, k, s, p: (i * s - k // 2, i * s + k // 2)), "middle of window"),
+        (lambda layers, i: (span(layers, i)[0], span(layers, i)[1] + 1), "not the one behind it"),
+        (lambda layers, i: (span(layers, i)[0], np.ptp(span(layers, i)) + 1), "not how many"),
+        (span_with_paddings_added, "You add up the paddings"),
         (lambda layers, i: span(layers, i, order=iter), "backwards"),
         (lambda layers, i: span(layers, i, step=False), "stride is missing"),
         (lambda layers, i: span(layers, i, kernels=False), "add kernel − 1"),
@@ -280,6 +393,7 @@ def test_a_right_span_passes(function, capsys):
         (lambda layers, i: span(layers[-1:], i), "Take one layer"),
         (lambda layers, i: span(layers, i)[1] - span(layers, i)[0] + 1, "two numbers"),
         (lambda layers, i: tuple(n / 1 for n in span(layers, i)), "whole numbers"),
+        (lambda layers, i: range(*span(layers, i)), "two numbers"),
         (lambda layers, i: None, "return"),
         (lambda layers, i: 1 / 0, "ZeroDivisionError"),
         ((3, 5), "got"),
@@ -292,14 +406,14 @@ def test_a_wrong_span_is_named(function, message, capsys):
 # ---- LeNet
 
 
-def lenet_parameters(classes, channels, conv_bias=1, linear_bias=1, flat=400, per_pair=True):
-    pairs = (channels, 6) if per_pair else (1, 1)
+def lenet_parameters(classes, channels, conv_bias=1, linear_bias=1, flat=400, per_pair=True, second=6):
+    pairs = (channels, second) if per_pair else (1, 1)
     convs = 6 * (25 * pairs[0] + conv_bias) + 16 * (25 * pairs[1] + conv_bias)
     return convs + sum((i + linear_bias) * o for i, o in ((flat, 120), (120, 84), (84, classes)))
 
 
-def lenet_macs(classes, channels, sides=(28, 10), flat=400, bias=0, convs=1, linear=1, factor=1):
-    work = 6 * (25 * channels + bias) * sides[0] ** 2 + 16 * (150 + bias) * sides[1] ** 2
+def lenet_macs(classes, channels, sides=(28, 10), flat=400, bias=0, convs=1, linear=1, factor=1, second=6):
+    work = 6 * (25 * channels + bias) * sides[0] ** 2 + 16 * (25 * second + bias) * sides[1] ** 2
     head = (flat + bias) * 120 + (120 + bias) * 84 + (84 + bias) * classes
     return factor * (convs * work + linear * head)
 
@@ -316,7 +430,7 @@ def count_with_modules(classes, channels):
     return [torch.tensor(sum(p.numel() for p in nn.ModuleList(layers).parameters())), np.int64(work)]
 
 
-@pytest.mark.parametrize("function", [lenet(), count_with_modules])
+@pytest.mark.parametrize("function", [lenet(), count_with_modules, lambda *case: np.array(lenet()(*case))])
 def test_right_counts_of_lenet_pass(function, capsys):
     passes(checks.lenet_counts, function, capsys)
 
@@ -339,6 +453,18 @@ def work(**options):
         (counts(flat=1600), "second pool"),
         (counts(flat=16), "every position"),
         (counts(per_pair=False), "each. of its input channels"),
+        (counts(second=1), "conv2 reads 6 channels"),
+        (lambda c, i: (lenet_parameters(c, i, 0, 0) + 5, lenet_macs(c, i)), "one bias for each"),
+        (lambda c, i: lenet()(c, 1), "Parameters.*conv1 reads in_channels"),
+        (lambda c, i: lenet()(10, i), "Parameters.*fc3 has num_classes"),
+        (lambda c, i: (lenet_parameters(c, i), lenet_macs(c, 1)), "MACs.*conv1 reads in_channels"),
+        (lambda c, i: (lenet_parameters(c, i), lenet_macs(10, i)), "MACs.*fc3 has num_classes"),
+        (work(second=1), "conv2 reads 6 channels"),
+        (work(flat=256), "400 numbers"),
+        (work(flat=1600), "400 numbers"),
+        (lambda c, i: (lenet_parameters(c, i),) * 2, "every output position"),
+        (lambda c, i: (torch.arange(3), torch.arange(3)), "no whole number"),
+        (lambda c, i: (np.arange(3), np.arange(3)), "no whole number"),
         (work(sides=(24, 8), flat=256), "padding of 2"),
         (work(sides=(24, 10)), "padding of 2"),
         (work(sides=(28, 14)), "output positions"),
@@ -439,7 +565,32 @@ class ByAxes(Norm):
         return x.movedim(-1, 1)
 
 
-@pytest.mark.parametrize("cls", [Norm, Functional, ByAxes])
+class InPlaceAfterwards(Norm):
+    """Another right one: what it changes in place is its own, and no gradient needs the old numbers."""
+
+    def scale(self, x, mean, var):
+        return (x - mean).div_((var + self.eps).sqrt())
+
+    def finish(self, x):
+        return (x * self.weight[:, None, None]).add_(self.bias[:, None, None])
+
+
+class ByChannel(Norm):
+    """Another right one: a loop over the channels, and statistics that are moved in place."""
+
+    def forward(self, x):
+        out = torch.empty_like(x)
+        for c in range(x.shape[1]):
+            mean, var = self.running_mean[c].clone(), self.running_var[c].clone()
+            if self.training:
+                mean, var = x[:, c].mean(), x[:, c].var(correction=0)
+                self.running_mean[c] += 0.1 * (mean.detach() - self.running_mean[c])
+                self.running_var[c] += 0.1 * (x[:, c].detach().var() - self.running_var[c])
+            out[:, c] = (x[:, c] - mean) / (var + 1e-5) ** 0.5 * self.weight[c] + self.bias[c]
+        return out
+
+
+@pytest.mark.parametrize("cls", [Norm, Functional, ByAxes, InPlaceAfterwards, ByChannel])
 def test_a_right_batch_norm_passes(cls, capsys):
     passes(checks.batch_norm, cls, capsys)
 
@@ -567,6 +718,49 @@ class InPlace(Norm):
         return out
 
 
+class Frozen(Norm):
+    def __init__(self, num_channels):
+        super().__init__(num_channels)
+        self.weight.requires_grad_(False)
+
+
+class UsesUpdated(Norm):
+    def forward(self, x):
+        if self.training:
+            with torch.no_grad():
+                self.update(x)
+        mean, var = self.running_mean.clone(), self.running_var.clone()
+        return self.finish(self.scale(x, mean[:, None, None], var[:, None, None]))
+
+
+class StatisticsOfOutput(Norm):
+    def update(self, x):
+        super().update(self.finish(self.scale(x, *self.batch(x, False))))
+
+
+class VarianceOfNormalized(Norm):
+    def update(self, x):
+        mean = self.running_mean
+        super().update(self.scale(x, *self.batch(x, False)))
+        self.running_mean = 0.9 * mean + 0.1 * x.mean((0, 2, 3))
+
+
+class CountsImages(Norm):
+    unbiased_running = False
+
+    def batch(self, x, unbiased, dims=None):
+        mean, var = super().batch(x, False, dims)
+        # Only the running statistics name their axes.
+        return mean, var * len(x) / (len(x) - 1) if dims else var
+
+
+def overwrites_the_root(self, x, mean, var):
+    root = (var + self.eps).sqrt()
+    out = (x - mean) / root
+    root += 1
+    return out
+
+
 class EvalTodo(Norm):
     def forward(self, x):
         if not self.training:
@@ -617,6 +811,14 @@ class EvalTodo(Norm):
         (KeepsGraph, "remembers how it was computed"),
         (GrowsStatistics, "no longer one number for each channel"),
         (InPlace, "changes x itself"),
+        (Frozen, "weight is not learned"),
+        (UsesUpdated, "running statistics are used while training"),
+        (StatisticsOfOutput, "statistics of the output"),
+        (VarianceOfNormalized, "running_var is not: it takes the statistics of the normalized x"),
+        (CountsImages, "its n is wrong"),
+        (norm(scale=overwrites_the_root), "backpropagation raises RuntimeError.*inplace"),
+        (norm(scale=lambda self, x, m, v: ((x - m) / (v + 1e-5).sqrt()).float().double()), "few digits"),
+        (norm(finish=lambda self, x: Norm.finish(self, x).float()), "keep the dtype of x"),
         (RunningParameters, "running_mean is a parameter"),
         (PlainAttributes, "running_mean is a plain attribute.*register_buffer"),
         (NotLearned, "no parameter weight"),
@@ -664,3 +866,10 @@ def test_an_untouched_exercise_does_not_stop_the_notebook(check, capsys):
         check(UntouchedForward)
     out = capsys.readouterr().out
     assert "Right" not in out and "Not done yet" in out
+
+
+def test_what_torch_cannot_compare_is_no_untouched_exercise(capsys):
+    def conv2d(x, weight, bias, stride, padding):
+        return F.conv2d(x[None], weight, bias, stride, padding)[0].to_sparse()
+
+    fails(checks.conv2d, conv2d, "cannot be compared|sparse", capsys)

@@ -4,6 +4,7 @@ import math
 import statistics
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import page_solutions
@@ -79,11 +80,13 @@ def parameters(
     stem=2,
     a=0,
     conv_bias=0,
+    images=1,
+    wider=0,
 ):
     n = (depth - 2) // 6 + blocks
-    total, channels = (9 + stem + conv_bias) * width, width
+    total, channels = (9 * images + stem + conv_bias) * width, width
     for i in range(3):
-        out = width * 2**i if doubles else width
+        out = width * 2 ** (i + wider) if doubles else width
         total += (9 * (first or channels) + norms + conv_bias) * out
         total += (n * per_block - 1) * (9 * out + norms + conv_bias) * out
         total += (channels + 2) * out * a * (i > 0)
@@ -116,6 +119,13 @@ def first_reads_own(depth, width):
         (lambda d, w: parameters(d, w, blocks=-1), "one block too few"),
         (lambda d, w: parameters(d, w, a=1), "no projections"),
         (lambda d, w: parameters(d, w, doubles=False), "doubles from stage to stage"),
+        (lambda d, w: parameters(d, w, wider=1), "first stage has `width` channels"),
+        (lambda d, w: parameters(d, w, images=3), "Grey images"),
+        (lambda d, w: parameters(d, w) - 11 * w, "stem is missing"),
+        (lambda d, w: parameters(d, w) - (4 * w + 1) * 10, "linear layer at the end is missing"),
+        (lambda d, w: parameters(d, w) - 3 * w * 10, "channels of the last stage"),
+        (lambda d, w: parameters(d, w) + 15 * 4 * w * 10, "the mean of its 4×4 map"),
+        (lambda d, w: parameters(d, 16), "argument `width`"),
         (lambda d, w: parameters(d, w) + 1, "each layer with its numbers"),
         (lambda d, w: parameters(d, w) / 1, "whole number"),
     ],
@@ -146,10 +156,43 @@ def gap_by_torch(shallow, deep):
     return [difference, torch.sqrt(sum(side.var() / len(side) for side in sides))]
 
 
+def gap_by_numpy(shallow, deep, dtype):
+    sides = [np.array(side, dtype=dtype) for side in (shallow, deep)]
+    difference = sides[1].mean() - sides[0].mean()
+    if min(map(len, sides)) < 2:
+        return difference, None
+    return difference, np.sqrt(sum(side.var(ddof=1) / len(side) for side in sides))
+
+
 def test_another_right_gap_passes(capsys):
     checks.degradation_gap(gap)
     checks.degradation_gap(gap_by_torch)
-    assert capsys.readouterr().out.count("Right") == 2
+    checks.degradation_gap(lambda s, d: gap_by_numpy(s, d, np.float64))
+    # Where both means are near, float32 leaves a difference of some 1e-8.
+    checks.degradation_gap(lambda s, d: gap_by_numpy(s, d, np.float32))
+    checks.degradation_gap(lambda s, d: np.array(gap(s, d), dtype=object))
+    checks.degradation_gap(lambda s, d: [None if v is None else np.array(v) for v in gap(s, d)])
+    assert capsys.readouterr().out.count("Right") == 6
+
+
+def by_pairs(shallow, deep):
+    return statistics.fmean(b - a for a, b in zip(shallow, deep, strict=False)), gap(shallow, deep)[1]
+
+
+def pooled(shallow, deep):
+    def error(variances, sizes):
+        squares = sum(v * (n - 1) for v, n in zip(variances, sizes, strict=True))
+        return math.sqrt(squares / (sum(sizes) - 2) * sum(1 / n for n in sizes))
+
+    return gap(shallow, deep, error=error)
+
+
+def nothing_for_one_seed(shallow, deep):
+    return None if min(len(shallow), len(deep)) < 2 else gap(shallow, deep)
+
+
+def rounded(shallow, deep):
+    return [None if value is None else round(value, 2) for value in gap(shallow, deep)]
 
 
 def reversed_gap(shallow, deep):
@@ -165,6 +208,17 @@ def reversed_gap(shallow, deep):
         (lambda s, d: (max(d) - min(s), gap(s, d)[1]), "compare the means"),
         (lambda s, d: (min(d) - min(s), gap(s, d)[1]), "compare the means"),
         (lambda s, d: (sum(d) - sum(s), gap(s, d)[1]), "its own number of seeds|keep the sign|means"),
+        (lambda s, d: (max(d) - max(s), gap(s, d)[1]), "compare the means"),
+        (lambda s, d: (statistics.median(d) - statistics.median(s), gap(s, d)[1]), "medians"),
+        (lambda s, d: (gap(s, d)[0] / statistics.fmean(s), gap(s, d)[1]), "do not divide by the shallow"),
+        (by_pairs, "lists are not pairs"),
+        (pooled, "pools the variances"),
+        (rounded, "it is rounded"),
+        (nothing_for_one_seed, "The gap is known there"),
+        (lambda s, d: (None, gap(s, d)[1]), "gives no gap"),
+        (lambda s, d: gap(s, d)[::-1], "standard error first"),
+        (lambda s, d: gap(s, d, error=lambda v, n: math.sqrt(sum(v) / sum(n))), "by its own n"),
+        (lambda s, d: gap(s, d, error=lambda v, n: 1.96 * gap(s, d)[1]), "factor 1.96"),
         (lambda s, d: gap(s, d, variance=statistics.pvariance), "divisor n - 1"),
         (lambda s, d: gap(s, d, error=lambda v, n: math.sqrt(sum(v))), "divide each variance by its n"),
         (lambda s, d: gap(s, d, error=lambda v, n: v[0] / n[0] + v[1] / n[1]), "square root"),
@@ -226,6 +280,39 @@ def of_the_weights(model, loss):
     }
 
 
+LAYERS = nn.Conv2d | nn.Linear
+
+
+def cleared_too_late(model, loss, **options):
+    loss.backward()
+    model.zero_grad(**options)
+    return norms(model, loss, clear=False, backward=False)
+
+
+def with_bias(model, loss):
+    model.zero_grad()
+    loss.backward()
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, LAYERS)}
+    return {n: math.hypot(*(p.grad.norm().item() for p in m.parameters())) for n, m in layers.items()}
+
+
+def by_number(model, loss):
+    return dict(enumerate(norms(model, loss).values()))
+
+
+def backward_twice(model, loss):
+    model.zero_grad()
+    loss.backward(retain_graph=True)
+    return norms(model, loss, clear=False)
+
+
+def times_weights(model, loss, power=1):
+    found = norms(model, loss)
+    return {
+        name: norm * model.get_submodule(name).weight.norm().item() ** power for name, norm in found.items()
+    }
+
+
 def with_a_step(model, loss):
     found = norms(model, loss)
     with torch.no_grad():
@@ -238,7 +325,24 @@ def with_a_step(model, loss):
     ("function", "message"),
     [
         (lambda m, loss: norms(m, loss, clear=False), "gradients add up"),
-        (lambda m, loss: norms(m, loss, clear=False, backward=False), "NoneType"),
+        (lambda m, loss: norms(m, loss, clear=False, backward=False), "NoneType.*before loss.backward"),
+        (cleared_too_late, "NoneType.*after model.zero_grad"),
+        (lambda m, loss: cleared_too_late(m, loss, set_to_none=False), "all of them are 0"),
+        (with_bias, "'fc'.*all others are right.*without the bias"),
+        (by_number, "not names of layers"),
+        (backward_twice, "only once"),
+        (times_weights, "product with the norm of the weights"),
+        (lambda m, loss: times_weights(m, loss, power=-1), "divided by the norm of the weights"),
+        (lambda m, loss: norms(m, loss, measure=lambda g: g.square().mean()), "mean of the squares"),
+        (lambda m, loss: norms(m, loss, measure=torch.sum), "plain sum"),
+        (lambda m, loss: norms(m, loss, measure=torch.mean), "plain mean"),
+        (lambda m, loss: norms(m, loss, measure=lambda g: g.norm() / g.numel()), "number of entries"),
+        (lambda m, loss: norms(m, loss, measure=lambda g: g.norm().log10()), "logarithm"),
+        (
+            lambda m, loss: norms(m, loss, measure=lambda g: torch.linalg.matrix_norm(g.flatten(1), 2)),
+            "singular value",
+        ),
+        (lambda m, loss: {n: m.get_submodule(n).weight for n in norms(m, loss)}, "Parameter of shape"),
         (of_the_weights, "norm of the weights"),
         (lambda m, loss: norms(m, loss, measure=lambda g: g.square().sum()), "take the root"),
         (lambda m, loss: norms(m, loss, measure=lambda g: g.abs().mean()), "mean size"),
@@ -296,6 +400,10 @@ def test_another_right_kernel_passes(capsys):
         (lambda c: dirac(c, mix=True), "adds up several input channels"),
         (lambda c: dirac(c, used=1), "every channel needs its own 1"),
         (lambda c: dirac(c, value=0.5), "scaled by 0.5"),
+        (lambda c: dirac(c) * torch.arange(1.0, c + 1).reshape(c, 1, 1, 1), "scaled by 2"),
+        (lambda c: dirac(c).flip(0), "in another order"),
+        (lambda c: dirac(c)[:1].repeat(c, 1, 1, 1), "taken twice, and others never"),
+        (lambda c: dirac(c) * math.nan, "no finite numbers"),
         (lambda c: torch.zeros(c, c, 3, 3), "all weights are 0"),
         (lambda c: dirac(c)[:, :1], "has the shape"),
         (lambda c: torch.eye(3), "has the shape"),
@@ -333,6 +441,16 @@ def by_distance(shallow, deep):
     return diagnosis(shallow, deep)
 
 
+def by_distance_where_worse(shallow, deep):
+    if deep[1] <= shallow[1]:
+        return "neither"
+    return by_distance(shallow, deep)
+
+
+def overfitting_needs_a_smaller_training_error(shallow, deep):
+    return "neither" if deep[0] == shallow[0] else diagnosis(shallow, deep)
+
+
 @pytest.mark.parametrize(
     ("function", "message"),
     [
@@ -345,7 +463,16 @@ def by_distance(shallow, deep):
         (lambda s, d: diagnosis(s, d, worse=float.__ge__), "equal training error"),
         (lambda s, d: diagnosis(s, d, harm=float.__ge__), "equal test error"),
         (lambda s, d: "neither", "one after the other"),
-        (lambda s, d: diagnosis(d, s), "one after the other"),
+        (lambda s, d: diagnosis(d, s), "The first pair is the shallow network's"),
+        (lambda s, d: diagnosis(s[::-1], d[::-1]), "training error first"),
+        (lambda s, d: "degradation" if d[0] > s[0] else "overfitting", "never says 'neither'"),
+        (lambda s, d: "overfitting" if d[1] > d[0] else "neither", "is the rule"),
+        (by_distance_where_worse, "distance from training to test"),
+        (overfitting_needs_a_smaller_training_error, "equal training error"),
+        # Right but for a tie in the test error; right but for a tolerance.
+        (lambda s, d: "degradation" if d[0] > s[0] and d[1] >= s[1] else diagnosis(s, d), "equal test error"),
+        (lambda s, d: diagnosis(s, d) if d[1] > s[1] + 0.005 else "neither", "one after the other"),
+        (lambda s, d: np.array([1, 2]), "one of the words"),
         (lambda s, d: True, "one of the words"),
         (lambda s, d: diagnosis(s, d) if d[1] > s[1] else None, "every branch"),
     ],

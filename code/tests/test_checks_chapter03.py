@@ -12,7 +12,7 @@ from conftest import page_solutions
 from torch import nn
 from torch.nn import functional as F
 
-from resnetbook import blocks, checks
+from resnetbook import blocks, checks, models
 
 NOTEBOOK = Path(__file__).parents[2] / "book" / "03_residual_learning.ipynb"
 CHECKS = {
@@ -98,8 +98,19 @@ def silence_and_return(block):
     return block
 
 
+def silence_by_new_parameters(block):
+    block.bn2.weight = nn.Parameter(torch.zeros_like(block.bn2.weight))
+    block.bn2.bias = nn.Parameter(torch.zeros_like(block.bn2.bias))
+
+
 @pytest.mark.parametrize(
-    "solution", [silence_by_data, with_no_grad(silence_the_last_convolution), silence_and_return]
+    "solution",
+    [
+        silence_by_data,
+        with_no_grad(silence_the_last_convolution),
+        silence_and_return,
+        silence_by_new_parameters,
+    ],
 )
 def test_other_ways_to_start_as_the_identity(solution, capsys):
     passes(checks.start_as_identity, solution, capsys)
@@ -129,6 +140,37 @@ def only_a_name(block):
     bias = bias * 0  # noqa: F841
 
 
+def for_sixteen_channels(block):
+    block.bn2.weight = nn.Parameter(torch.zeros(16))
+
+
+def drop_parameters(block):
+    block.bn2.weight = block.bn2.bias = None
+
+
+def hook(block):
+    block.bn2.register_forward_hook(lambda module, inputs, output: output * 0)
+
+
+def hook_on_the_block(block):
+    block.register_forward_hook(lambda module, inputs, output: inputs[0])
+
+
+def change_the_type(block):
+    silence_by_data(block.double())
+
+
+def silence_statistics(block):
+    block.bn2.running_mean.zero_()
+    block.bn2.running_var.fill_(1)
+
+
+def both_norms(block):
+    for norm in (block.bn1, block.bn2):
+        nn.init.zeros_(norm.weight)
+        nn.init.zeros_(norm.bias)
+
+
 def one_mode(block):
     block.conv2.weight.zero_()
     block.bn2.bias.zero_()
@@ -155,6 +197,13 @@ def one_mode(block):
         (replace_forward, "replaced"),
         (replace_layer, "replaced"),
         (freeze, "freezes"),
+        (for_sixteen_channels, r"bn2.weight had the shape \(6,\), and now it has \(16,\)"),
+        (drop_parameters, "bn2.weight is gone"),
+        (hook, "A hook"),
+        (hook_on_the_block, "A hook"),
+        (change_the_type, "keep the type"),
+        (silence_statistics, "Only running statistics"),
+        (both_norms, "no weight and no scale"),
     ],
 )
 def test_a_block_that_is_not_the_identity(solution, message, capsys):
@@ -179,7 +228,7 @@ def derivative(weights, x, factor=lambda w, x: 1 + w * (1 - math.tanh(x) ** 2), 
     return product
 
 
-@pytest.mark.parametrize("kind", [float, np.float64, torch.tensor])
+@pytest.mark.parametrize("kind", [float, np.float64, np.array, torch.tensor])
 def test_other_right_derivatives(kind, capsys):
     passes(checks.chain_derivative, lambda *case: kind(derivative(*case)), capsys)
 
@@ -192,6 +241,15 @@ def test_other_right_derivatives(kind, capsys):
 
     passes(checks.chain_derivative, in_pieces, capsys)
 
+    def emptying(weights, x):
+        product = 1.0
+        while weights:
+            w = weights.pop(0)
+            product, x = product * (1 + inner(w, x)), x + w * math.tanh(x)
+        return product
+
+    passes(checks.chain_derivative, emptying, capsys)
+
 
 def inner(w, x):
     return w * (1 - math.tanh(x) ** 2)
@@ -203,6 +261,30 @@ def first_order(weights, x):
         total += inner(w, x)
         x += w * math.tanh(x)
     return total
+
+
+def last_factor(weights, x):
+    factor = 1.0
+    for w in weights:
+        factor = 1 + inner(w, x)
+        x += w * math.tanh(x)
+    return factor
+
+
+def output_of_the_chain(weights, x):
+    for w in weights:
+        x += w * math.tanh(x)
+    return x
+
+
+def wrong_step(step):
+    def function(weights, x):
+        product = 1.0
+        for w in weights:
+            product, x = product * (1 + inner(w, x)), x + step(w, x)
+        return product
+
+    return function
 
 
 def sum_of_factors(weights, x):
@@ -226,6 +308,23 @@ def sum_of_factors(weights, x):
         (functools.partial(derivative, plain=True), "without the shortcut"),
         (first_order, "add the slopes up"),
         (sum_of_factors, "product of the factors"),
+        (last_factor, "last block's factor alone"),
+        (lambda weights, x: 1 + inner(weights[0], x) if weights else 1.0, "inside the loop"),
+        (output_of_the_chain, "output of the chain"),
+        (lambda weights, x: x, "x itself"),
+        (lambda weights, x: derivative(weights, x) if weights else 0, "An empty chain"),
+        (lambda weights, x: derivative(weights, x) if weights else x, "An empty chain"),
+        (lambda weights, x: 0 * derivative(weights, x), "begins with 0"),
+        (lambda weights, x: x * derivative(weights, x), "begins with x"),
+        (lambda weights, x: derivative(weights[::-1], x), "from the end"),
+        (wrong_step(lambda w, x: math.tanh(x)), "factor w is missing"),
+        (wrong_step(inner), "not by its slope"),
+        (wrong_step(lambda w, x: x * inner(w, x)), "not by a factor"),
+        (functools.partial(derivative, factor=lambda w, x: 1 - inner(w, x)), "added to the 1"),
+        (functools.partial(derivative, factor=lambda w, x: x + inner(w, x)), "the x becomes a 1"),
+        (functools.partial(derivative, factor=lambda w, x: 1 + w * (1 + math.tanh(x) ** 2)), "a minus"),
+        (functools.partial(derivative, factor=lambda w, x: 1 + w / math.cosh(x)), "square is missing"),
+        (lambda weights, x: np.zeros(3), "one number"),
         (lambda weights, x: derivative(weights, x) + 1e-3, "sheet of paper"),
         (lambda weights, x: float("nan"), "sheet of paper"),
         (lambda weights, x: torch.zeros(3), "one number"),
@@ -261,6 +360,13 @@ def test_paths_counted_one_by_one(kind, capsys):
         (lambda n, m: 2**n, "all paths"),
         (lambda n, m: math.comb(2 * n, m), "halfway"),
         (lambda n, m: 0 if m % 2 else math.comb(n, 2 * m), "Divide by two"),
+        (lambda n, m: math.comb(n, (m + 1) // 2), "odd number"),
+        (lambda n, m: 1 if m % 2 else math.comb(n, m // 2), "odd number"),
+        (lambda n, m: count_one_by_one(n, m) if m <= 2 * n else 1, "more convolutions than there are"),
+        (lambda n, m: count_one_by_one(n, m) if m else 0, "every shortcut"),
+        (lambda n, m: 0 if m % 2 else math.comb(m // 2, n), "takes the blocks first"),
+        (lambda n, m: sum(math.comb(n, k) for k in range(m // 2 + 1)), "or fewer"),
+        (lambda n, m: 0 if m % 2 else math.comb(n - 1, m // 2), "not one less"),
         (lambda n, m: count_one_by_one(n, m) + 1, "add them up again"),
         (lambda n, m: count_one_by_one(n, m) / 1, "whole number"),
         (lambda n, m: math.factorial(n) // math.factorial(n - m // 2), "ValueError"),
@@ -298,7 +404,8 @@ def test_other_right_factors(kind, capsys):
         (lambda n, growth: 1 / n, "ignores the growth"),
         (lambda n, growth: 1 / math.sqrt(n), "ignores the growth"),
         (lambda n, growth: growth ** (1 / n), r"not the factor a"),
-        (lambda n, growth: math.sqrt(math.log(growth) / n), "the growth must come out"),
+        (lambda n, growth: math.sqrt(math.log(growth) / n), "Near, for many.*the growth must come out"),
+        (lambda n, growth: growth ** (1 / (2 * n)) - 1, r"not \(1 \+ a\)² times"),
         (lambda n, growth: 0.5, "the growth must come out"),
         (lambda n, growth: [0.5], "one number"),
     ],
@@ -344,6 +451,27 @@ def three_transitions(depth, option, width):
     return shortcut_count(depth, option, width) + (width**2 + 2 * width) * (option != "A")
 
 
+def transitions_counted_twice(depth, option, width):
+    count = shortcut_count(depth, option, width)
+    return count + (option == "C") * (4 * width**2 + 4 * width + 16 * width**2 + 8 * width)
+
+
+def wide_transitions(depth, option, width):
+    return shortcut_count(depth, option, width) + (2 * width**2 + 8 * width**2) * (option != "A")
+
+
+def norms_of_the_input(depth, option, width):
+    return shortcut_count(depth, option, width) - (2 * width + 4 * width) * (option != "A")
+
+
+def whole_network(in_channels):
+    def count(depth, option, width):
+        network = models.cifar_resnet(depth, shortcut=option, width=width, in_channels=in_channels)
+        return sum(parameter.numel() for parameter in network.parameters())
+
+    return count
+
+
 def only_where_the_shape_stays(depth, option, width):
     count = shortcut_count(depth, option, width)
     return 0 if option != "C" else count - shortcut_count(depth, "B", width)
@@ -363,6 +491,19 @@ def only_where_the_shape_stays(depth, option, width):
         (functools.partial(shortcut_count, n=lambda depth: (depth - 2) // 3), "two layers"),
         (without_first_stage, "in the first stage too"),
         (three_transitions, "Only two blocks change the shape"),
+        (only_where_the_shape_stays, "add what option B has"),
+        (transitions_counted_twice, "counted twice"),
+        (wide_transitions, r"half of C_out"),
+        (norms_of_the_input, "stands behind its convolution"),
+        (functools.partial(shortcut_count, transitions=1), "the second and the third"),
+        (functools.partial(shortcut_count, n=lambda depth: depth - 2 // 6), "with brackets"),
+        (lambda depth, option, width: shortcut_count(depth, option, 16), "not always 16"),
+        (
+            lambda depth, option, width: shortcut_count(depth, "C" if option == "B" else option, width),
+            "twice",
+        ),
+        (whole_network(3), "whole network"),
+        (whole_network(1), "whole network"),
         (lambda *case: shortcut_count(*case) + 5, "add them up again"),
         (lambda *case: float(shortcut_count(*case)), "whole number"),
     ],
@@ -434,11 +575,6 @@ class Sequential(nn.Module):
     def forward(self, x):
         active = self.start(x)
         return self.f(active) + (self.shortcut(active) if len(self.shortcut) else x)
-
-
-@pytest.mark.parametrize("cls", [PreAct, blocks.PreActBlock, Sequential], ids=lambda cls: cls.__name__)
-def test_right_pre_activation_blocks(cls, capsys):
-    passes(checks.pre_activation_block, cls, capsys)
 
 
 class NoForward(PreAct):
@@ -526,9 +662,70 @@ class Momentum(PreAct):
         self.b = nn.BatchNorm2d(out_channels, momentum=0.9)
 
 
+class Changed(PreAct):
+    """What a part of the block is replaced by; the defaults are right."""
+
+    activation = staticmethod(F.relu)
+
+    def __init__(self, in_channels, out_channels, stride=1):
+        super().__init__(in_channels, out_channels, stride)
+        self.change(in_channels, out_channels, stride)
+
+    def change(self, in_channels, out_channels, stride):
+        pass
+
+    def first_reads(self, x, activated):
+        return activated
+
+    def join(self, residual, shortcut):
+        return residual + shortcut
+
+    def forward(self, x):
+        activated = self.activation(self.a(x))
+        shortcut = x if self.p is None else self.p(activated)
+        out = self.c(self.first_reads(x, activated))
+        out = self.d(self.activation(self.b(out)))
+        return self.join(out, shortcut)
+
+
+def changed(part):
+    """A block with another ``self.<name>``, made by ``part(in_channels, out_channels, stride)``."""
+
+    def change(self, *shape):
+        for name, layer in part(*shape).items():
+            setattr(self, name, layer)
+
+    return block(Changed, change=change)
+
+
+def dropped(self, residual, shortcut):
+    return F.dropout(residual, 0.3, self.training) + shortcut
+
+
+class Sliced(Changed):
+    """The projection's stride is taken by slicing: unusual, and the same numbers."""
+
+    def change(self, in_channels, out_channels, stride):
+        self.stride = stride
+        if self.p is not None:
+            self.p = nn.Conv2d(in_channels, out_channels, 1, bias=False)
+
+    def forward(self, x):
+        activated = self.activation(self.a(x))
+        shortcut = x if self.p is None else self.p(activated[:, :, :: self.stride, :: self.stride])
+        return self.d(self.activation(self.b(self.c(activated)))) + shortcut
+
+
 class Halves(PreAct):
     def forward(self, x):
         return super().forward(x) / 2
+
+
+@pytest.mark.parametrize(
+    "cls", [PreAct, blocks.PreActBlock, Sequential, Changed, Sliced], ids=lambda cls: cls.__name__
+)
+def test_right_pre_activation_blocks(cls, capsys):
+    passes(checks.pre_activation_block, cls, capsys)
 
 
 PREACT_MISTAKES = {
@@ -572,6 +769,51 @@ PREACT_MISTAKES = {
     "no super": (NoSuper, r"super\(\)"),
     "nothing returned": (Returns, "return"),
     "an instance": (PreAct(8, 8), "without parentheses"),
+    "projection made, not used": (
+        changed(lambda i, o, s: {"other": nn.Conv2d(i, o, 1, s, bias=False)}),
+        "other.weight belongs to none of the layers that run",
+    ),
+    "a factor that starts at 1": (
+        block(
+            Changed,
+            change=lambda self, *shape: setattr(self, "alpha", nn.Parameter(torch.ones(1))),
+            join=lambda self, residual, shortcut: self.alpha * residual + shortcut,
+        ),
+        "alpha belongs to none",
+    ),
+    "ReLU6": (block(Changed, activation=staticmethod(F.relu6)), "activation is relu6"),
+    "leaky ReLU": (block(Changed, activation=staticmethod(F.leaky_relu)), "activation is leaky_relu"),
+    "GELU": (block(Changed, activation=staticmethod(F.gelu)), "activation is gelu"),
+    "sigmoid": (block(Changed, activation=staticmethod(torch.sigmoid)), "activation is sigmoid"),
+    "dropout": (block(Changed, join=dropped), "in training mode it is not"),
+    "ReLU before the plus": (block(Changed, join=lambda self, r, s: F.relu(r) + s), "F may be negative"),
+    "added twice": (block(Changed, join=lambda self, r, s: r + 2 * s), "added twice"),
+    "multiplied": (block(Changed, join=lambda self, r, s: r * s), "multiplied"),
+    "side by side": (block(Changed, join=lambda self, r, s: torch.cat([r, s], 1)), "put beside"),
+    "F reads x": (block(Changed, first_reads=lambda self, x, activated: x), "first convolution reads x"),
+    "depthwise": (
+        changed(lambda i, o, s: {"d": nn.Conv2d(o, o, 3, 1, 1, bias=False, groups=o)}),
+        "unusual convolution",
+    ),
+    "reflecting": (
+        changed(lambda i, o, s: {"d": nn.Conv2d(o, o, 3, 1, 1, bias=False, padding_mode="reflect")}),
+        "unusual convolution",
+    ),
+    "widens late": (
+        changed(
+            lambda i, o, s: {
+                "c": nn.Conv2d(i, i, 3, s, 1, bias=False),
+                "b": nn.BatchNorm2d(i),
+                "d": nn.Conv2d(i, o, 3, 1, 1, bias=False),
+            }
+        ),
+        "second norm has 6 channels, not 12",
+    ),
+    "first norm too wide": (
+        changed(lambda i, o, s: {"a": nn.BatchNorm2d(o)}),
+        "A norm has the channels of what it reads",
+    ),
+    "another norm": (changed(lambda i, o, s: {"b": nn.GroupNorm(1, o)}), "GroupNorm is another norm"),
 }
 
 
@@ -579,3 +821,7 @@ PREACT_MISTAKES = {
 def test_a_wrong_pre_activation_block_is_named(name, capsys):
     cls, message = PREACT_MISTAKES[name]
     fails(checks.pre_activation_block, cls, message, capsys)
+
+
+def test_another_wrong_number_of_paths_gets_a_next_step_about_paths(capsys):
+    fails(checks.paths_through, lambda blocks, convs: 7, "all paths of two blocks", capsys)

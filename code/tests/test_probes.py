@@ -132,6 +132,13 @@ def test_gradient_norms_of_a_frozen_layer_are_0():
     assert probes.gradient_norms(model, model(torch.randn(5, 1, 4, 4)).sum()) == {"0": 0, "2": 0}
 
 
+def test_gradient_norms_of_tiny_gradients_are_not_lost():
+    model = nn.Sequential(nn.Linear(3, 2))
+    x = torch.ones(1, 3)
+    found = probes.gradient_norms(model, 1e-25 * model(x).sum())
+    assert found["0"] == pytest.approx(1e-25 * 6**0.5, rel=1e-5)  # its squares are 0 in float32
+
+
 def test_gradient_norms_are_the_closed_form_of_a_linear_layer():
     """The loss is the mean of w·x, so the gradient is the mean of x."""
     model = nn.Linear(3, 1, bias=False)

@@ -4,6 +4,7 @@ import functools
 import operator
 import traceback
 from collections.abc import Callable
+from numbers import Real
 
 import torch
 from torch import nn
@@ -27,7 +28,9 @@ def exercise(check: Callable[[Callable], str]) -> Callable[[Callable], None]:
         try:
             with torch.random.fork_rng(devices=[]):  # the notebook's own random numbers stay as they were
                 compared = check(solution)
-        except NotImplementedError:
+        except NotImplementedError as error:
+            if _raised_in(error, "torch", "resnetbook"):
+                raise CheckFailed(f"What your solution gives cannot be compared: {error}") from error
             # Not an error: a notebook whose exercises are untouched still runs to its end.
             print("Not done yet: replace `raise NotImplementedError`, then run this again.")
         else:
@@ -36,10 +39,10 @@ def exercise(check: Callable[[Callable], str]) -> Callable[[Callable], None]:
     return run
 
 
-def _raised_by_torch(error: Exception) -> bool:
-    """Whether torch raised it, as it does where an nn.ModuleList is called."""
+def _raised_in(error: Exception, *packages: str) -> bool:
+    """Whether code of these packages raised it: torch does so where an nn.ModuleList is called."""
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    return frame.f_globals.get("__name__", "").startswith("torch.")
+    return frame.f_globals.get("__name__", "").split(".")[0] in packages
 
 
 def call_reader(solution: Callable, *arguments: object, describe: str, begun: bool = False) -> object:
@@ -54,7 +57,7 @@ def call_reader(solution: Callable, *arguments: object, describe: str, begun: bo
         raise
     except Exception as error:  # whatever it is, it is the reader's, and the message must say where
         said = f"{describe} raises {type(error).__name__}: {error}"
-        if isinstance(error, NotImplementedError) and not _raised_by_torch(error):
+        if isinstance(error, NotImplementedError) and not _raised_in(error, "torch"):
             if not begun:
                 raise
             said = f"{said.removesuffix(': ')}. This case is still to be done."
@@ -71,7 +74,8 @@ def call_for_count(solution: Callable, call: str, *arguments: object, begun: boo
             return operator.index(answer)
     except TypeError:
         pass
-    raise CheckFailed(f"{call} gives {answer!r}, which is no whole number: divide with //.")
+    hint = ": divide with //." if isinstance(answer, Real) and not isinstance(answer, bool) else "."
+    raise CheckFailed(f"{call} gives {answer!r}, which is no whole number{hint}")
 
 
 def compare_counts(
@@ -80,8 +84,11 @@ def compare_counts(
     cases: tuple[tuple, ...],
     trusted: Callable[..., int],
     mistakes: tuple[tuple[Callable[..., int], str], ...],
+    otherwise: str = "Write down each layer with its numbers, and add them up again.",
 ) -> None:
     """Compare whole numbers in every case; a mistake is named if it gives the reader's numbers in all.
+
+    ``otherwise`` is the next step for a mistake that none of them is.
 
     Raises:
         CheckFailed: if a number differs.
@@ -94,4 +101,4 @@ def compare_counts(
             for mistake, message in mistakes:
                 if given == [mistake(*c) for c in cases]:
                     raise CheckFailed(said + message)
-            raise CheckFailed(said + "Write down each layer with its numbers, and add them up again.")
+            raise CheckFailed(said + otherwise)

@@ -2,9 +2,11 @@
 
 import functools
 import math
+import statistics
 from collections.abc import Callable, Sequence
 from numbers import Real
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -26,11 +28,15 @@ def _network_formula(
     extra_blocks: int = 0,
     projections: bool = False,
     widths: tuple[int, int, int] = (1, 2, 4),
+    in_channels: int = 1,
+    stem: bool = True,
+    output_from: int | None = None,
+    output: bool = True,
 ) -> int:
     """Parameters of a plain network for grey images, ten classes; the options make mistakes."""
     num_blocks = (depth - 2) // 6 + extra_blocks
     each = norms + biases  # numbers for each output channel, beside the weights
-    count = (9 + each) * width  # the stem
+    count = (9 * in_channels + each) * width * stem
     channels = width
     for factor in widths:
         out_channels = factor * width
@@ -42,7 +48,9 @@ def _network_formula(
         count -= norms * width
     if projections:
         count += sum((width * f // 2 + 2) * width * f for f in widths[1:])
-    return count + (channels + output_bias) * 10
+    # output_from: numbers that the linear layer reads, in multiples of the width
+    reads = channels if output_from is None else output_from * width
+    return count + (reads + output_bias) * 10 * output
 
 
 @exercise
@@ -104,6 +112,28 @@ def network_parameters(solution: Callable[[int, int], int]) -> str:
                 formula(_network_formula, widths=(1, 1, 1)),
                 "The width doubles from stage to stage: width, 2 · width, 4 · width.",
             ),
+            (
+                formula(_network_formula, widths=(2, 4, 8)),
+                "The first stage has `width` channels, like the stem: width, 2 · width, 4 · width.",
+            ),
+            (
+                formula(_network_formula, in_channels=3),
+                "Grey images have one channel: the stem reads 1, not 3.",
+            ),
+            (formula(_network_formula, stem=False), "The stem is missing, the 3×3 convolution at the front."),
+            (formula(_network_formula, output=False), "The linear layer at the end is missing."),
+            (
+                formula(_network_formula, output_from=1),
+                "The linear layer reads the channels of the last stage, 4 · width.",
+            ),
+            (
+                formula(_network_formula, output_from=4 * 16),
+                "The linear layer reads one number for each channel, the mean of its 4×4 map.",
+            ),
+            (
+                lambda depth, width: _network_formula(depth, 16),
+                "It is the same for every width: does the formula use the argument `width`?",
+            ),
         ),
     )
     return f"the counts are the network's in {len(cases)} cases."
@@ -119,16 +149,26 @@ def _error(shallow: Sequence[float], deep: Sequence[float]) -> float:
     return math.sqrt(sum(_variance(v, len(v) - 1) / len(v) for v in (shallow, deep)))
 
 
+def _pooled(shallow: Sequence[float], deep: Sequence[float]) -> float:
+    """The variance of both sides, if they are taken to have the same."""
+    squares = sum(_variance(v, 1) for v in (shallow, deep))
+    return squares / (len(shallow) + len(deep) - 2)
+
+
 def _number(value: object, what: str) -> float:
-    """A finite number of the reader's as a float; a tensor with one number is one, too."""
-    if isinstance(value, Tensor) and value.numel() == 1:
+    """A number of the reader's as a float; a tensor or an array with one number is one, too."""
+    if isinstance(value, Tensor | np.ndarray | np.generic) and math.prod(value.shape) == 1:
         value = value.item()
     try:
         number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else None
     except (TypeError, ValueError):
         number = None
     if number is None:
-        raise CheckFailed(f"the {what} is {value!r}: it must be a number.")
+        if isinstance(value, Tensor | np.ndarray):
+            given = f"a {type(value).__name__} of shape {tuple(value.shape)}"
+        else:
+            given = repr(value)
+        raise CheckFailed(f"the {what} is {given}: it must be a number.")
     return number
 
 
@@ -141,7 +181,7 @@ def degradation_gap(solution: Callable[[list[float], list[float]], tuple]) -> st
     """
     cases = (
         ([0.17, 0.16, 0.18], [0.49, 0.45, 0.56]),
-        ([0.30, 0.34], [0.31, 0.29, 0.33, 0.37, 0.30]),  # of different length
+        ([0.30, 0.34], [0.31, 0.29, 0.33, 0.37, 0.35]),  # of different length
         ([0.25, 0.25, 0.31], [0.20, 0.21, 0.19]),  # the deep one is better
         ([0.20], [0.30, 0.32]),
         ([0.20, 0.22], [0.30]),
@@ -151,14 +191,25 @@ def degradation_gap(solution: Callable[[list[float], list[float]], tuple]) -> st
         call = f"degradation_gap({shallow}, {deep})"
         # Copies: a solution that sorts or empties its lists must not spoil the comparison.
         given = call_reader(solution, list(shallow), list(deep), describe=call, begun=i > 0)
+        if given is None and i > 0:
+            raise CheckFailed(
+                f"{call} gives None. The gap is known there, too: return two values, and None only in the "
+                "place of a standard error that cannot be known."
+            )
         if given is None:
             raise CheckFailed(f"{call} gives None: does the function end with `return`?")
-        if not isinstance(given, tuple | list) or len(given) != 2:
+        pair = isinstance(given, tuple | list) or (isinstance(given, Tensor | np.ndarray) and given.ndim == 1)
+        if not pair or len(given) != 2:
             raise CheckFailed(f"{call} gives {given!r}: return two values, the gap and its standard error.")
         gap = math.fsum(deep) / len(deep) - math.fsum(shallow) / len(shallow)
-        mine = _number(given[0], "gap")
+        if given[0] is None:
+            raise CheckFailed(f"{call} gives no gap. The means are known, even of a single value each.")
+        mine = _number(given[0], f"gap of {call}")
+        single = min(len(shallow), len(deep)) < 2
+        if not single and not _same(mine, gap) and _same(mine, _error(shallow, deep)):
+            raise CheckFailed(f"{call} gives the standard error first: return the gap, then its error.")
         _compare_gap(call, mine, gap, shallow, deep)
-        if min(len(shallow), len(deep)) < 2:
+        if single:
             if given[1] is not None:
                 raise CheckFailed(
                     f"{call} gives the standard error {given[1]!r}. One value has no spread, and that is "
@@ -167,12 +218,13 @@ def degradation_gap(solution: Callable[[list[float], list[float]], tuple]) -> st
             continue
         if given[1] is None:
             raise CheckFailed(f"{call} gives no standard error, but both sides have several values.")
-        _compare_error(call, _number(given[1], "standard error"), shallow, deep)
+        _compare_error(call, _number(given[1], f"standard error of {call}"), shallow, deep)
     return "gap and standard error are right, and unknown where one side has a single seed."
 
 
 def _same(a: float, b: float) -> bool:
-    return math.isclose(a, b, rel_tol=1e-5, abs_tol=1e-9)
+    # Wide enough for float32: a difference of numbers below 1 is off by some 1e-7 there.
+    return math.isclose(a, b, rel_tol=1e-5, abs_tol=1e-6)
 
 
 def _compare_gap(call: str, mine: float, gap: float, shallow: list[float], deep: list[float]) -> None:
@@ -183,17 +235,27 @@ def _compare_gap(call: str, mine: float, gap: float, shallow: list[float], deep:
     """
     if _same(mine, gap):
         return
-    said = f"{call} gives the gap {mine:.4f}, and it is {gap:.4f}: "
+    said = f"{call} gives the gap {mine:.6g}, and it is {gap:.6g}: "
+    sizes = (len(shallow), len(deep))
     if _same(mine, abs(gap)):
         raise CheckFailed(said + "keep the sign. Where the deep network is better, the gap is negative.")
     if _same(mine, -gap):
         raise CheckFailed(
             said + "subtract the other way round, deep minus shallow, so that worse is positive."
         )
-    if _same(mine, max(deep) - min(shallow)) or _same(mine, min(deep) - min(shallow)):
+    extremes = (min, max)
+    if any(_same(mine, a(deep) - b(shallow)) for a in extremes for b in extremes):
         raise CheckFailed(said + "the best or worst seed is a matter of luck: compare the means.")
     if _same(mine, math.fsum(deep) - math.fsum(shallow)):
         raise CheckFailed(said + "these are sums: divide each by its own number of seeds.")
+    if _same(mine, statistics.median(deep) - statistics.median(shallow)):
+        raise CheckFailed(said + "these are medians: compare the means.")
+    if _same(mine, math.fsum(b - a for a, b in zip(shallow, deep, strict=False)) / min(sizes)):
+        raise CheckFailed(
+            said + "the lists are not pairs, and may differ in length: take the mean of each list by itself."
+        )
+    if _same(mine, gap / (math.fsum(shallow) / len(shallow))):
+        raise CheckFailed(said + "do not divide by the shallow loss: the gap is a difference.")
     raise CheckFailed(said + "subtract the mean of the shallow losses from the mean of the deep ones.")
 
 
@@ -234,8 +296,18 @@ def _compare_error(call: str, mine: float, shallow: list[float], deep: list[floa
             math.sqrt(abs(per_mean[1] - per_mean[0])),
             "the means are subtracted, but their variances add up: both make the gap uncertain.",
         ),
+        (
+            math.sqrt(sum(sample) / sum(sizes)),
+            "divide each variance by its own n, and not the sum by both together.",
+        ),
+        (
+            math.sqrt(_pooled(shallow, deep) * sum(1 / n for n in sizes)),
+            "this pools the variances, but the two sides may differ in spread: divide each by its own n.",
+        ),
+        (1.96 * right, "this is half of a 95% interval: leave the factor 1.96 out."),
+        (round(right, 2), "it is rounded: return all digits."),
     )
-    said = f"{call} gives the standard error {mine:.4f}, and it is {right:.4f}: "
+    said = f"{call} gives the standard error {mine:.6g}, and it is {right:.6g}: "
     for value, message in mistakes:
         if _same(mine, value):
             raise CheckFailed(said + message)
@@ -271,7 +343,15 @@ def gradient_norms(solution: Callable[[nn.Module, Tensor], dict[str, float]]) ->
         old = {name: None if grad is None else grad.clone() for name, grad in old.items()}
         weights = {name: p.detach().clone() for name, p in model.named_parameters()}
         gradients = _gradient_tensors(model, loss_of)
-        given = call_reader(solution, model, loss_of(model), describe=call, begun=seed > 0)
+        try:
+            given = call_reader(solution, model, loss_of(model), describe=call, begun=seed > 0)
+        except CheckFailed as failed:
+            if "'NoneType' object has no attribute" not in str(failed):
+                raise
+            raise CheckFailed(
+                f"{failed}. A gradient is None before loss.backward(), and again after model.zero_grad(): "
+                "first clear, then go backward, then read."
+            ) from failed
         _compare_norms(call, given, gradients, old, model)
         if any(not torch.equal(p, weights[name]) for name, p in model.named_parameters()):
             raise CheckFailed("the norms are right, but the weights have changed: only look, take no step.")
@@ -302,6 +382,11 @@ def _compare_norms(
         )
     missing = [name for name in gradients if name not in given]
     extra = [str(name) for name in given if name not in gradients]
+    if len(extra) == len(given) == len(gradients):
+        raise CheckFailed(
+            f"the keys are not names of layers, such as {extra[0]!r}: take the names that "
+            f"model.named_modules() gives, such as {missing[1]!r}."
+        )
     if extra:
         hint = " It is a batch norm or its parameter." if any("bn" in name for name in extra) else ""
         raise CheckFailed(
@@ -322,7 +407,8 @@ def _compare_norms(
 
     if fits(torch.norm):
         return
-    layer = next(iter(gradients))
+    # The first that is wrong, so that the message does not show two equal numbers.
+    layer = next(n for n, g in gradients.items() if not math.isclose(mine[n], g.norm(), rel_tol=1e-4))
     said = (
         f"the norm of {layer!r} is {mine[layer]:.4g}, and it should be {float(gradients[layer].norm()):.4g}: "
     )
@@ -336,6 +422,8 @@ def _compare_norms(
             )
         if fits(torch.norm, old):
             raise CheckFailed(said + "these are the old gradients: call loss.backward() first.")
+    if not any(mine.values()):
+        raise CheckFailed(said + "all of them are 0. Clear old gradients before backward(), not after it.")
     if fits(torch.norm, weights):
         raise CheckFailed(said + "this is the norm of the weights: measure their gradient, weight.grad.")
     for measure, message in (
@@ -348,9 +436,31 @@ def _compare_norms(
         (lambda g: g.abs().max(), "this is the largest entry: the L2 norm counts all of them."),
         (lambda g: g.std(), "this is the standard deviation: the L2 norm does not divide by the count."),
         (lambda g: g.square().mean().sqrt(), "this is the root of the mean: the L2 norm takes the sum."),
+        (lambda g: g.square().mean(), "this is the mean of the squares: take their sum, then the root."),
+        (lambda g: g.sum(), "this is a plain sum, in which signs cancel: square, add, take the root."),
+        (lambda g: g.mean(), "this is a plain mean, in which signs cancel: square, add, take the root."),
+        (lambda g: g.norm() / g.numel(), "do not divide by the number of entries."),
+        (lambda g: g.norm().log10(), "this is its logarithm: return the norm itself."),
+        (lambda g: 2 * g.norm(), "this is twice as much: go backward only once, gradients add up."),
+        (
+            lambda g: torch.linalg.matrix_norm(g.flatten(1), 2),
+            "this is the norm of a matrix, its largest singular value: flatten the gradient first.",
+        ),
     ):
         if fits(measure):
             raise CheckFailed(said + message)
+    products = {name: gradients[name] * weights[name].norm() for name in gradients}
+    if fits(torch.norm, products):
+        raise CheckFailed(said + "this is the product with the norm of the weights: here the gradient alone.")
+    ratios = {name: gradients[name] / weights[name].norm() for name in gradients}
+    if fits(torch.norm, ratios):
+        raise CheckFailed(said + "it is divided by the norm of the weights: here the gradient alone.")
+    wrong = [name for name in gradients if not math.isclose(mine[name], gradients[name].norm(), rel_tol=1e-4)]
+    if wrong == ["fc"]:
+        raise CheckFailed(
+            f"the norm of 'fc' is {mine['fc']:.4g}, and it should be {float(gradients['fc'].norm()):.4g}; "
+            "all others are right. Take the gradient of its weight alone, without the bias."
+        )
     raise CheckFailed(said + "take the gradient of `loss` in the layer's weight, square, add, take the root.")
 
 
@@ -387,6 +497,11 @@ def dirac_kernel(solution: Callable[[int], Tensor]) -> str:
         centre = kernel[:, :, 1, 1]
         off_centre = kernel.clone()
         off_centre[:, :, 1, 1] = 0
+        if not kernel.isfinite().all():
+            raise CheckFailed(
+                said + "some weights are no finite numbers. Begin with torch.zeros: torch.empty holds "
+                "whatever was in memory."
+            )
         if not kernel.any():
             raise CheckFailed(said + "all weights are 0, so the output is 0 as well. A copy needs ones.")
         if off_centre.any():
@@ -398,6 +513,19 @@ def dirac_kernel(solution: Callable[[int], Tensor]) -> str:
             raise CheckFailed(
                 said + "a pixel is mixed with its neighbours. Only the centre, [1, 1], may differ from 0."
             )
+        if channels > 1 and torch.equal(
+            torch.sort(centre.flatten()).values, torch.sort(expected[:, :, 1, 1].flatten()).values
+        ):
+            rows = (centre.sum(0) == 1).all() and (centre.sum(1) == 1).all()
+            raise CheckFailed(
+                said
+                + (
+                    "the channels come out in another order. "
+                    if rows
+                    else "some channels are taken twice, and others never. "
+                )
+                + "Output channel c takes from input channel c alone."
+            )
         if channels > 1 and (centre - torch.diag(centre.diagonal())).any():
             raise CheckFailed(
                 said + "each output adds up several input channels. Output channel c takes from input "
@@ -405,7 +533,8 @@ def dirac_kernel(solution: Callable[[int], Tensor]) -> str:
             )
         if (centre.diagonal() == 0).any():
             raise CheckFailed(said + "some channels are 0: every channel needs its own 1.")
-        raise CheckFailed(said + f"it is scaled by {centre[0, 0].item():g}. Put 1 in the centre.")
+        factor = next(value for value in centre.diagonal().tolist() if value != 1)
+        raise CheckFailed(said + f"a channel is scaled by {factor!r}. Put 1 in the centre.")
     return "a convolution with your kernel copies its input exactly, for 1, 3 and 16 channels."
 
 
@@ -463,6 +592,18 @@ def _ties(shallow: Errors, deep: Errors) -> str:
     return "degradation" if deep[0] > shallow[0] else "overfitting"
 
 
+def _ties_in_training(shallow: Errors, deep: Errors) -> str:
+    """A test error that is equal is taken for a larger one where the training error is larger."""
+    return "degradation" if deep[0] > shallow[0] and deep[1] == shallow[1] else _diagnosis(shallow, deep)
+
+
+def _by_gap_where_worse(shallow: Errors, deep: Errors) -> str:
+    right = _diagnosis(shallow, deep)
+    if right == "neither":
+        return right
+    return "overfitting" if deep[1] - deep[0] > shallow[1] - shallow[0] else "degradation"
+
+
 @exercise
 def diagnose(solution: Callable[[Errors, Errors], str]) -> str:
     """Check ``diagnose(shallow, deep)``, each a pair of training error and test error.
@@ -479,6 +620,10 @@ def diagnose(solution: Callable[[Errors, Errors], str]) -> str:
         ((0.05, 0.09), (0.02, 0.09)),  # the test is as good
         ((0.05, 0.09), (0.05, 0.12)),  # the training is as good
         ((0.02, 0.10), (0.05, 0.11)),
+        ((0.05, 0.09), (0.07, 0.09)),  # worse to train, and as good on the test
+        ((0.05, 0.09), (0.05, 0.09)),  # equal
+        ((0.050, 0.090), (0.051, 0.0901)),  # a small difference is one, too
+        ((0.050, 0.090), (0.0499, 0.0902)),
     )
     given = []
     for i, case in enumerate(cases):
@@ -486,7 +631,7 @@ def diagnose(solution: Callable[[Errors, Errors], str]) -> str:
         answer = call_reader(solution, *case, describe=call, begun=i > 0)
         if answer is None:
             raise CheckFailed(f"{call} gives None: does every branch of the function end with `return`?")
-        if answer not in ANSWERS:
+        if not isinstance(answer, str) or answer not in ANSWERS:
             words = ", ".join(map(repr, ANSWERS))
             raise CheckFailed(f"{call} gives {answer!r}: return one of the words {words}.")
         given.append(answer)
@@ -518,6 +663,34 @@ def diagnose(solution: Callable[[Errors, Errors], str]) -> str:
         ),
         (_strict, "With an equal training error it is overfitting: use > for the training error, not >=."),
         (_ties, "With an equal test error it is neither: use > for the test error, not >=."),
+        (_ties_in_training, "With an equal test error it is neither: use > for the test error, not >=."),
+        (
+            lambda shallow, deep: _diagnosis(shallow[::-1], deep[::-1]),
+            "Each pair holds the training error first and the test error second.",
+        ),
+        (
+            lambda shallow, deep: _diagnosis(deep, shallow),
+            "The first pair is the shallow network's, the second is the deep one's.",
+        ),
+        (
+            lambda shallow, deep: "degradation" if deep[0] > shallow[0] else "overfitting",
+            "It never says 'neither': where the test error is no larger, there is nothing to explain.",
+        ),
+        (
+            lambda shallow, deep: "overfitting" if deep[1] > deep[0] else "neither",
+            "A test error above the training error is the rule. Compare the deep network with the other.",
+        ),
+        (
+            _by_gap_where_worse,
+            "The distance from training to test error may grow in both cases. Ask whether the training "
+            "error itself is larger.",
+        ),
+        (
+            lambda shallow, deep: (
+                "neither" if deep[1] > shallow[1] and deep[0] == shallow[0] else _diagnosis(shallow, deep)
+            ),
+            "With an equal training error and a larger test error it is overfitting.",
+        ),
     )
     case, mine, answer = next(c for c in zip(cases, given, right, strict=True) if c[1] != c[2])
     said = "diagnose({}, {}) gives {!r}, and it is {!r}. ".format(*case, mine, answer)

@@ -1,5 +1,6 @@
 """Identity, derivative, paths, variance, shortcuts and the pre-activation block of chapter 3."""
 
+import copy
 import functools
 import itertools
 import math
@@ -7,13 +8,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Real
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resnetbook import blocks, models, probes
 from resnetbook.checks.common import CheckFailed, call_reader, compare_counts, exercise
-from resnetbook.checks.tracing import hidden_method, kernel, ran, same, unusual_norm, watched
+from resnetbook.checks.tracing import (
+    LayerCall,
+    hidden_method,
+    kernel,
+    ran,
+    same,
+    unusual_norm,
+    watched,
+)
 
 
 def _randomize(norms: list[nn.BatchNorm2d], generator: torch.Generator) -> None:
@@ -29,16 +39,21 @@ def _randomize(norms: list[nn.BatchNorm2d], generator: torch.Generator) -> None:
 # ---- a block that starts as the identity
 
 
-def _why_not_silent(block: nn.Module, before: dict[str, Tensor]) -> str:
+def _why_not_silent(block: nn.Module, changed: set[str]) -> str:
     """Which mistake leaves a basic block that is not the identity."""
 
     def zero(*tensors: Tensor) -> bool:
         return not any(tensor.detach().any() for tensor in tensors)
 
-    if all(torch.equal(value, before[name]) for name, value in block.named_parameters()):
+    if not changed:
         return (
             "No number of the block has changed. Change the parameter itself, in place, as with .zero_(): "
             "an assignment only gives a name to a new tensor."
+        )
+    if not changed & {name for name, _ in block.named_parameters()}:
+        return (
+            "Only running statistics have changed. They are not what F puts out: the last norm still has its "
+            "scale and its shift."
         )
     last = block.bn2
     if zero(last.weight) and not zero(last.bias):
@@ -76,7 +91,7 @@ def start_as_identity(solution: Callable[[nn.Module], None]) -> str:
         torch.manual_seed(seed)
         block = blocks.BasicBlock(channels, channels)
         _randomize([block.bn1, block.bn2], generator)
-        before = {name: value.detach().clone() for name, value in block.named_parameters()}
+        before = {name: value.clone() for name, value in block.state_dict().items()}
         kinds = {name: type(module) for name, module in block.named_modules()}
         try:
             given = call_reader(solution, block, describe=call, begun=seed > 0)
@@ -93,18 +108,41 @@ def start_as_identity(solution: Callable[[nn.Module], None]) -> str:
             raise CheckFailed(
                 "A layer or a forward method has been replaced: keep them, and change only the numbers."
             )
+        if any(module._forward_hooks or module._forward_pre_hooks for module in block.modules()):
+            raise CheckFailed("A hook changes what a layer puts out: use none, and change only the numbers.")
+        changed = _changed(block, before)
         x = torch.rand(3, channels, size, size, generator=generator) + 0.1
         for training in (True, False):
             block.train(training)
-            y = block(x)
+            y = call_reader(block, x, describe="The changed block", begun=True)
             if not same(y, x):
                 mode = "training" if training else "evaluation"
                 raise CheckFailed(
                     f"In {mode} mode the block changes x, by up to {(y - x).abs().max().item():.2g}. "
-                    + _why_not_silent(block, before)
+                    + _why_not_silent(block, changed)
                 )
         _must_learn(block.train(), x)
     return "the block hands x on in both modes, and its F can still learn."
+
+
+def _changed(block: nn.Module, before: dict[str, Tensor]) -> set[str]:
+    """The names of the tensors whose numbers have changed.
+
+    Raises:
+        CheckFailed: if one of them is gone, or has another shape or type.
+    """
+    after = block.state_dict()
+    for name, value in before.items():
+        if name not in after:
+            raise CheckFailed(f"{name} is gone: it stays, and becomes 0.")
+        if after[name].shape != value.shape:
+            raise CheckFailed(
+                f"{name} had the shape {tuple(value.shape)}, and now it has {tuple(after[name].shape)}: "
+                "change the numbers in place, as with .zero_(), whatever the number of channels."
+            )
+        if after[name].dtype != value.dtype:
+            raise CheckFailed(f"{name} was {value.dtype}, and now it is {after[name].dtype}: keep the type.")
+    return {name for name, value in before.items() if not torch.equal(after[name], value)}
 
 
 def _must_learn(block: nn.Module, x: Tensor) -> None:
@@ -137,7 +175,7 @@ def _real(solution: Callable[..., float], call: str, *arguments: object, begun: 
     answer = call_reader(solution, *arguments, describe=call, begun=begun)
     if answer is None:
         raise CheckFailed(f"{call} gives None: does the function end with `return`?")
-    if isinstance(answer, Tensor) and answer.numel() == 1 and not answer.is_complex():
+    if isinstance(answer, Tensor | np.ndarray) and math.prod(answer.shape) == 1:
         answer = answer.item()
     if isinstance(answer, bool) or not isinstance(answer, Real):
         raise CheckFailed(f"{call} gives {answer!r}: return one number.")
@@ -171,7 +209,8 @@ def _compare_reals(
         ]
         return f"{name}({', '.join(shown)})"
 
-    given = [_real(solution, said(case), *case, begun=i > 0) for i, case in enumerate(cases)]
+    # Copies, because a reader may empty or turn round a list.
+    given = [_real(solution, said(case), *copy.deepcopy(case), begun=i > 0) for i, case in enumerate(cases)]
     for case, answer in zip(cases, given, strict=True):
         right = trusted(*case)
         if _near(answer, right):
@@ -230,6 +269,9 @@ def chain_derivative(solution: Callable[[list[float], float], float]) -> str:
     )
     chain = functools.partial
 
+    def right(w: float, x: float) -> float:
+        return 1 + w * (1 - math.tanh(x) ** 2)
+
     def inner(w: float, x: float) -> float:
         return w * (1 - math.tanh(x) ** 2)
 
@@ -239,6 +281,27 @@ def chain_derivative(solution: Callable[[list[float], float], float]) -> str:
             found.append(inner(w, x))
             x += w * math.tanh(x)
         return found
+
+    def output(weights: list[float], x: float) -> float:
+        for w in weights:
+            x += w * math.tanh(x)
+        return x
+
+    def moving(step: Callable[[float, float], float]) -> Callable[[list[float], float], float]:
+        """The slopes are right, and x moves on by another step."""
+
+        def product(weights: list[float], x: float) -> float:
+            found = 1.0
+            for w in weights:
+                found, x = found * right(w, x), step(w, x)
+            return found
+
+        return product
+
+    def for_no_blocks(value: Callable[[float], float]) -> Callable[[list[float], float], float]:
+        return lambda weights, x: _chain(weights, x) if weights else value(x)
+
+    empty = "An empty chain puts out its input, so the derivative is 1: begin the product with it."
 
     _compare_reals(
         solution,
@@ -285,9 +348,48 @@ def chain_derivative(solution: Callable[[list[float], float], float]) -> str:
                 lambda weights, x: sum(1 + s for s in slopes(weights, x)),
                 "The chain rule multiplies: take the product of the factors, not their sum.",
             ),
+            (lambda weights, x: x, "That is x itself; the derivative is asked for."),
+            (output, "That is the output of the chain; its derivative is asked for."),
+            (for_no_blocks(lambda x: 0.0), empty),
+            (for_no_blocks(lambda x: x), empty),
+            (lambda weights, x: 0.0, "The product begins with 0, and stays there: begin with 1."),
             (
-                lambda weights, x: x + sum(w * 0 for w in weights),
-                "That is x itself; the derivative is asked for.",
+                lambda weights, x: x * _chain(weights, x),
+                "The product begins with x; the derivative of the input in itself is 1: begin with that.",
+            ),
+            (
+                lambda weights, x: 1 + slopes(weights, x)[-1] if weights else 1.0,
+                "That is the last block's factor alone: multiply it with those of all blocks before.",
+            ),
+            (
+                lambda weights, x: 1 + slopes(weights, x)[0] if weights else 1.0,
+                "That is the first block's factor alone: does `return` stand inside the loop?",
+            ),
+            (
+                lambda weights, x: _chain(weights[::-1], x),
+                "The weights are taken from the end. Follow x from the first block on.",
+            ),
+            (
+                moving(lambda w, x: x + math.tanh(x)),
+                "x moves on by w · tanh(x): the factor w is missing.",
+            ),
+            (moving(lambda w, x: x + inner(w, x)), "x moves on by f(x) = w · tanh(x), not by its slope."),
+            (moving(lambda w, x: x * right(w, x)), "x moves on by f(x) = w · tanh(x), not by a factor."),
+            (
+                chain(_chain, slope=lambda w, x: 1 - inner(w, x)),
+                "The block adds w · tanh(x), so its slope is added to the 1, too.",
+            ),
+            (
+                chain(_chain, slope=lambda w, x: 1 + w * (1 + math.tanh(x) ** 2)),
+                "The derivative of tanh is 1 − tanh², with a minus.",
+            ),
+            (
+                chain(_chain, slope=lambda w, x: 1 + w / math.cosh(x)),
+                "The derivative of tanh is 1 / cosh²: the square is missing.",
+            ),
+            (
+                chain(_chain, slope=lambda w, x: x + inner(w, x)),
+                "The derivative of x + f(x) is 1 + f'(x): the x becomes a 1.",
             ),
         ),
         "Print x and the factor 1 + f'(x) for each block, and compare the first two with a sheet of paper.",
@@ -329,6 +431,14 @@ def residual_factor(solution: Callable[[int, float], float]) -> str:
             (
                 lambda n, growth: math.sqrt(growth / n),
                 "The growth is a product of num_blocks equal factors 1 + a²: take the num_blocks-th root.",
+            ),
+            (
+                lambda n, growth: math.sqrt(math.log(growth) / n),
+                "Near, for many blocks, and exact for none: the growth must come out also for one block.",
+            ),
+            (
+                lambda n, growth: growth ** (1 / (2 * n)) - 1,
+                "A factor a on F makes the variance 1 + a² times as large, not (1 + a)² times.",
             ),
             (lambda n, growth: 1 / n, "This ignores the growth that is asked for, and shrinks too much."),
             (
@@ -378,6 +488,34 @@ def paths_through(solution: Callable[[int, int], int]) -> str:
                 "An odd number of convolutions cannot be: a path passes both of an F or none.",
             ),
             (
+                lambda n, m: math.comb(n, (m + 1) // 2),
+                "An odd number of convolutions cannot be: a path passes both of an F or none.",
+            ),
+            (
+                lambda n, m: 1 if m % 2 else math.comb(n, m // 2),
+                "An odd number of convolutions cannot be: then the number of paths is 0.",
+            ),
+            (
+                lambda n, m: _paths(n, m) if m <= 2 * n else 1,
+                "No path passes more convolutions than there are: then the number of paths is 0.",
+            ),
+            (
+                lambda n, m: 0 if m == 0 else _paths(n, m),
+                "One path passes no convolution: the one that takes every shortcut.",
+            ),
+            (
+                lambda n, m: 0 if m % 2 else math.comb(m // 2, n),
+                "comb(n, k) takes the blocks first: choose num_convs // 2 of num_blocks.",
+            ),
+            (
+                lambda n, m: sum(_paths(n, k) for k in range(m + 1)),
+                "These are the paths with num_convs or fewer; those with exactly num_convs are asked for.",
+            ),
+            (
+                lambda n, m: 0 if m % 2 else math.comb(n - 1, m // 2),
+                "There are num_blocks blocks to choose from, not one less.",
+            ),
+            (
                 lambda n, m: 0 if m % 2 else math.perm(n, m // 2),
                 "The blocks come in a fixed order, so only the choice counts: combinations, not "
                 "permutations.",
@@ -393,6 +531,7 @@ def paths_through(solution: Callable[[int, int], int]) -> str:
                 "Divide by two: m convolutions make m // 2 blocks.",
             ),
         ),
+        otherwise="Write down all paths of two blocks, and count the convolutions on each.",
     )
     return f"the counts are those of multiplying out in {len(cases)} cases, odd and too large ones too."
 
@@ -408,6 +547,10 @@ def _shortcut_formula(
     staying: bool = True,
     changing: bool = True,
     extra_transition: bool = False,
+    one_transition: bool = False,
+    inputs_per_output: float = 0.5,
+    norm_of_inputs: bool = False,
+    twice: bool = False,
     blocks_per_stage: Callable[[int], int] = lambda depth: (depth - 2) // 6,
 ) -> int:
     """Parameters of all shortcuts; the options make the mistakes that are named below."""
@@ -418,10 +561,12 @@ def _shortcut_formula(
     for stage in range(3):
         channels = width * 2**stage
         per_norm = norm * channels
-        if stage and changing:
-            count += kernel_size * channels * channels // 2 + per_norm
+        if stage and changing and not (one_transition and stage == 2):
+            count += int(kernel_size * channels * channels * inputs_per_output)
+            count += per_norm // 2 if norm_of_inputs else per_norm
         if option == "C" and staying and (stage or first_stage):
-            count += (n - bool(stage)) * (kernel_size * channels * channels + per_norm)
+            left = n - (bool(stage) and not twice)
+            count += left * (kernel_size * channels * channels + per_norm)
     if extra_transition:
         count += kernel_size * width * width + norm * width
     return count
@@ -462,7 +607,19 @@ def shortcut_parameters(solution: Callable[[int, str, int], int]) -> str:
         "Only two blocks change the shape: the first stage begins with as many channels as the stem gives.": {
             "extra_transition": True
         },
+        "Two stages begin with a change of shape: the second and the third.": {"one_transition": True},
+        "Where the channels double, a projection has C_in · C_out weights, half of C_out · C_out.": {
+            "inputs_per_output": 1
+        },
+        "The projection's norm stands behind its convolution, so it has C_out channels.": {
+            "norm_of_inputs": True
+        },
+        "The first block of the second and of the third stage is counted twice: it changes the shape, so it "
+        "is not one of those where the shape stays.": {"twice": True},
         "There are (depth − 2) / 6 blocks in each stage.": {"blocks_per_stage": lambda depth: depth // 6 + 1},
+        "// comes before −: write (depth - 2) // 6, with brackets.": {
+            "blocks_per_stage": lambda depth: depth - 2 // 6
+        },
         "A block has two layers: a stage has (depth − 2) / 6 blocks, not (depth − 2) / 3.": {
             "blocks_per_stage": lambda depth: (depth - 2) // 3
         },
@@ -470,6 +627,19 @@ def shortcut_parameters(solution: Callable[[int, str, int], int]) -> str:
 
     def zero_padding_counts(depth: int, option: str, width: int) -> int:
         return _shortcut_formula(depth, "B" if option == "A" else option, width)
+
+    def without_width(depth: int, option: str, width: int) -> int:
+        return _shortcut_formula(depth, option, 16)
+
+    def always_c(depth: int, option: str, width: int) -> int:
+        return _shortcut_formula(depth, "A" if option == "A" else "C", width)
+
+    def whole_network(depth: int, option: str, width: int) -> int:
+        with torch.device("meta"):
+            return probes.count_parameters(models.cifar_resnet(depth, shortcut=option, width=width))
+
+    def whole_network_for_gray(depth: int, option: str, width: int) -> int:
+        return whole_network(depth, option, width) - 2 * 9 * width
 
     compare_counts(
         solution,
@@ -479,6 +649,10 @@ def shortcut_parameters(solution: Callable[[int, str, int], int]) -> str:
         (
             *((functools.partial(_shortcut_formula, **options), text) for text, options in mistakes.items()),
             (zero_padding_counts, "Option A fills up with zeros: it has no parameters at all."),
+            (without_width, "The first stage has width channels, not always 16."),
+            (always_c, "Option B projects only where the shape changes: twice in the network."),
+            (whole_network, "That is the whole network; only the shortcuts are asked for."),
+            (whole_network_for_gray, "That is the whole network; only the shortcuts are asked for."),
         ),
     )
     return f"the counts are the networks' in {len(cases)} cases."
@@ -547,7 +721,9 @@ def _output(block: nn.Module, x: Tensor, case: _PreActCase) -> Tensor:
         out = call_reader(block, x, describe=f"forward ({case}, input {tuple(x.shape)})")
     except CheckFailed as failed:
         said = f"{failed}. "
-        if "inplace operation" in str(failed) or "a view of a leaf" in str(failed):
+        if "running_mean should contain" in str(failed):
+            said += "A norm has the channels of what it reads: in_channels in the first, then out_channels."
+        elif "inplace operation" in str(failed) or "a view of a leaf" in str(failed):
             said += "The shortcut still needs x: use no in-place ReLU on it, and no +=."
         elif case.changes_shape:
             said += (
@@ -565,7 +741,11 @@ def _output(block: nn.Module, x: Tensor, case: _PreActCase) -> Tensor:
     if tuple(out.shape) != shape:
         raise CheckFailed(
             f"With {case}, the input {tuple(x.shape)} gives {tuple(out.shape)}; it must give {shape}: "
-            "look at strides and paddings."
+            + (
+                "look at strides and paddings."
+                if out.ndim == 4 and out.shape[1] == case.out_channels
+                else "look at the channels. x is added, not put beside F(x)."
+            )
         )
     return out
 
@@ -587,10 +767,36 @@ def _parts(block: nn.Module, x: Tensor, case: _PreActCase) -> _Parts:
                 f"With {case}: one norm runs twice on the same input, so its running statistics move twice. "
                 "Compute the activated input once, and give it a name."
             )
-    problem = _wrong_parts(parts, convolutions, norm_calls[0].input if norm_calls else None, block, x, case)
+    problem = _other_norm(calls) or _wrong_parts(
+        parts, convolutions, norm_calls[0].input if norm_calls else None, block, x, case
+    )
     if problem:
         raise CheckFailed(f"With {case}: {problem}")
     return parts
+
+
+def _other_norm(calls: list[LayerCall]) -> str | None:
+    """A normalization layer of another kind."""
+    kinds = {type(call.layer) for call in calls} - {nn.BatchNorm2d}
+    other = [name for kind in kinds if "Norm" in (name := kind.__name__)]
+    return f"{other[0]} is another norm: here each norm is an nn.BatchNorm2d." if other else None
+
+
+def _wrong_channels(parts: _Parts, case: _PreActCase) -> str | None:
+    """The first layer whose channels are not those of the case."""
+    i, o = case.in_channels, case.out_channels
+    rules = "The first norm and the first 3×3 read in_channels, and everything after them has out_channels."
+    for norm, name, channels in zip(parts.norms, ("first norm", "second norm"), (i, o), strict=True):
+        if norm.num_features != channels:
+            return f"the {name} has {norm.num_features} channels, not {channels}. {rules}"
+    convs = [(parts.convs[0], "first 3×3", (i, o)), (parts.convs[1], "second 3×3", (o, o))]
+    convs += [(conv, "projection", (i, o)) for conv in parts.projections]
+    for conv, name, channels in convs:
+        given = (conv.in_channels, conv.out_channels)
+        if given != channels:
+            here, wanted = (f"from {first} to {last} channels" for first, last in (given, channels))
+            return f"the {name} leads {here}, not {wanted}. {rules}"
+    return None
 
 
 def _wrong_parts(
@@ -610,6 +816,9 @@ def _wrong_parts(
         return "a layer runs that is not registered: make it an attribute in __init__."
     if len({id(layer) for layer in used}) != len(used):
         return "one layer is used twice, so two places share its numbers: create a second one in __init__."
+    for conv in convolutions:
+        if conv.groups != 1 or conv.dilation != (1, 1) or conv.padding_mode != "zeros":
+            return f"{conv} is an unusual convolution: leave groups, dilation and padding_mode as they are."
     if any(conv.bias is not None for conv in convolutions):
         return "a convolution has a bias; set bias=False, as in the other blocks of the book."
     if first_norm_reads is not None and torch.equal(first_norm_reads, F.relu(x)):
@@ -630,8 +839,24 @@ def _wrong_parts(
         )
     if len(parts.norms) < 2:
         return "a norm is missing: one stands in front of each 3×3 convolution."
-    return next((problem for norm in parts.norms if (problem := unusual_norm(norm))), None)
+    if problem := next((problem for norm in parts.norms if (problem := unusual_norm(norm))), None):
+        return problem
+    if problem := _wrong_channels(parts, case):
+        return problem
+    numbers = {id(parameter) for layer in used for parameter in layer.parameters()}
+    idle = [name for name, parameter in block.named_parameters() if id(parameter) not in numbers]
+    if idle:
+        return (
+            f"{idle[0]} belongs to none of the layers that run, so the block has parameters too many. Create "
+            "only what this case needs, the projection only where the shape changes."
+        )
+    return None
 
+
+_OTHER_ACTIVATIONS = {
+    function.__name__: function
+    for function in (F.relu6, F.leaky_relu, F.elu, F.gelu, F.silu, torch.sigmoid, torch.tanh)
+}
 
 _PREACT_MISTAKES = {
     "relu after": "there is a ReLU after the addition; here nothing stands between it and the next block.",
@@ -646,15 +871,21 @@ _PREACT_MISTAKES = {
     "projects normalized": "the projection reads the norm's output; it comes after the ReLU as well.",
     "minus": "the shortcut is subtracted; it must be added.",
     "late stride": "the stride is on the second 3×3 convolution; it belongs on the first.",
+    "relu before plus": "a ReLU stands between the last convolution and the addition: F may be negative.",
+    "twice": "the shortcut is added twice.",
+    "times": "the shortcut is multiplied with F(x); it must be added.",
+    "reads x": "the first convolution reads x itself; it reads the activated input, after norm and ReLU.",
+    **{name: f"the activation is {name}, and not the ReLU." for name in _OTHER_ACTIVATIONS},
 }
 
 
 def _mistaken_preact(block: blocks.PreActBlock, x: Tensor, mistake: str) -> Tensor:
     """What the trusted block would put out with one mistake."""
+    activation = _OTHER_ACTIVATIONS.get(mistake, F.relu)
     normalized = block.bn1(x)
     if mistake == "relu before norm":
         normalized = block.bn1(F.relu(x))
-    activated = normalized if mistake in ("no relu 0", "relu before norm") else F.relu(normalized)
+    activated = normalized if mistake in ("no relu 0", "relu before norm") else activation(normalized)
     if isinstance(block.downsample, nn.Conv2d):
         reads = {"projects x": x, "projects normalized": normalized}.get(mistake, activated)
         shortcut = block.downsample(reads)
@@ -664,14 +895,18 @@ def _mistaken_preact(block: blocks.PreActBlock, x: Tensor, mistake: str) -> Tens
     first, second = block.conv1, block.conv2
     stride = first.stride
     early, late = ((1, 1), stride) if mistake == "late stride" else (stride, (1, 1))
-    out = F.conv2d(activated, first.weight, None, early, 1)
+    out = F.conv2d(x if mistake == "reads x" else activated, first.weight, None, early, 1)
     out = block.bn2(F.relu(out)) if mistake == "relu before norm" else block.bn2(out)
     if mistake not in ("no relu 1", "relu before norm"):
-        out = F.relu(out)
+        out = activation(out)
     out = F.conv2d(out, second.weight, None, late, 1)
     if mistake == "never":
         return out
-    out = out - shortcut if mistake == "minus" else out + shortcut
+    if mistake == "relu before plus":
+        out = F.relu(out)
+    if mistake == "times":
+        return out * shortcut
+    out = out + shortcut * {"minus": -1, "twice": 2}.get(mistake, 1)
     return F.relu(out) if mistake == "relu after" else out
 
 
@@ -689,21 +924,16 @@ def pre_activation_block(solution: Callable[..., nn.Module]) -> str:
         generator = torch.Generator().manual_seed(seed)
         torch.manual_seed(seed)
         block = _built(solution, case)
-        x = torch.randn(3, case.in_channels, *case.size, generator=generator, dtype=torch.float64)
+        # Large enough that a ReLU6 in the place of a ReLU shows.
+        x = 5 * torch.randn(3, case.in_channels, *case.size, generator=generator, dtype=torch.float64)
         parts = _parts(block, x, case)
         _randomize(parts.norms, generator)
         trusted = blocks.PreActBlock(case.in_channels, case.out_channels, case.stride).double()
         pairs = [(trusted.bn1, parts.norms[0]), (trusted.bn2, parts.norms[1])]
         pairs += [(trusted.conv1, parts.convs[0]), (trusted.conv2, parts.convs[1])]
         pairs += [(trusted.downsample, conv) for conv in parts.projections]
-        try:
-            for theirs, mine in pairs:
-                theirs.load_state_dict(mine.state_dict())
-        except RuntimeError as error:
-            raise CheckFailed(
-                f"With {case}: a layer has other channels than it should: {error}. The first norm and the "
-                "first convolution read in_channels, everything after them has out_channels."
-            ) from error
+        for theirs, mine in pairs:
+            theirs.load_state_dict(mine.state_dict())
         for training in (False, True):
             _compare_preact(block.train(training), trusted.train(training), pairs, x, case)
     return f"outputs and gradients are those of the book's block in {len(_PREACT_CASES)} cases."
@@ -733,6 +963,11 @@ def _compare_preact(
                     continue  # shapes that do not fit: not this mistake
                 if same(mine.detach(), guess):
                     raise CheckFailed(f"With {case}: {message}")
+        if block.training:  # evaluation mode came first, and was right
+            raise CheckFailed(
+                f"With {case}: in evaluation mode the output is right, in training mode it is not. Look for "
+                "what differs between the two: a dropout, or a norm that is kept in evaluation mode."
+            )
         raise CheckFailed(
             f"With {case}, in {mode} mode, the output differs from the book's block with the same weights. "
             "Write the order down: norm, ReLU, 3×3, norm, ReLU, 3×3, plus x; the first 3×3 has the stride "

@@ -24,7 +24,23 @@ Layers = Sequence[tuple[int, int, int]]
 
 def _close(given: Tensor, right: Tensor) -> bool:
     """Equal but for the rounding of float32, which a reader may compute in."""
-    return given.shape == right.shape and torch.allclose(given.double(), right, rtol=1e-4, atol=1e-5)
+    return given.shape == right.shape and bool(_near(given, right).all())
+
+
+def _near(given: Tensor, right: Tensor) -> Tensor:
+    """For each number, whether it is equal but for the rounding of float32; nan never is."""
+    return torch.isclose(given.detach().double(), right.double(), rtol=1e-4, atol=1e-5)
+
+
+def _pair(solution: Callable, *arguments: object, describe: str, what: str, begun: bool) -> list | tuple:
+    """The two things that the reader's code returns; also from an array or a tensor of two."""
+    answer = call_reader(solution, *arguments, describe=describe, begun=begun)
+    if answer is None:
+        raise CheckFailed(f"{describe} gives None: does the function end with `return`?")
+    two = answer.tolist() if hasattr(answer, "tolist") else answer
+    if not isinstance(two, tuple | list) or len(two) != 2:
+        raise CheckFailed(f"{describe} gives {answer!r}: return two numbers, {what}.")
+    return two
 
 
 def _name_mistake(
@@ -55,10 +71,12 @@ _CONV_CASES: tuple[_ConvCase, ...] = (
 )
 
 
-def _windows_side_by_side(x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int) -> Tensor:
+def _windows_side_by_side(
+    x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int, steps: tuple[int, int] = (1, 1)
+) -> Tensor:
     """The mistake of moving the window by 1, and putting out as many numbers as with the stride."""
     height, width = F.conv2d(x[None], weight, bias, stride, padding)[0].shape[1:]
-    return F.conv2d(x[None], weight, bias, 1, padding)[0, :, :height, :width]
+    return F.conv2d(x[None], weight, bias, steps, padding)[0, :, :height, :width]
 
 
 def _conv_mistakes(
@@ -85,6 +103,15 @@ def _conv_mistakes(
         lambda: conv(shift=bias * len(x)),
         "the bias is added once for each input channel: add it once for each output.",
     )
+    for times in (weight[0].numel(), weight[0, 0].numel()):
+        yield (
+            lambda times=times: conv(shift=bias * times),
+            "the bias is added to each product, before the sum: add it once for each output.",
+        )
+    yield (
+        lambda: conv(shift=bias[:1].expand_as(bias)),
+        "every output channel gets the same bias: output channel o has its own, bias[o].",
+    )
     yield (
         lambda: conv(x[:1], weight[:, :1]),
         "only the first input channel is read: add up over all of them.",
@@ -101,6 +128,11 @@ def _conv_mistakes(
         lambda: _windows_side_by_side(x, weight, bias, stride, padding),
         "the windows start at rows i and columns j: with a stride they start at i * stride and j * stride.",
     )
+    for steps, right, wrong in (((stride, 1), "rows", "columns"), ((1, stride), "columns", "rows")):
+        yield (
+            lambda steps=steps: _windows_side_by_side(x, weight, bias, stride, padding, steps),
+            f"the stride moves the windows over the {right}, but not over the {wrong}.",
+        )
     for sides in ((0, twice, 0, twice), (twice, 0, twice, 0)):
         yield (
             lambda sides=sides: conv(F.pad(x, sides), border=0),
@@ -155,6 +187,9 @@ def _conv_shape_problem(given: tuple[int, ...], x: Tensor, weight: Tensor, strid
     for size, reason in reasons:
         if given[1:] == size:
             return f"{reason} Work the size out: (n + 2 * padding - kernel) // stride + 1."
+    for axis, (good, bad) in enumerate((("height", "width"), ("width", "height"))):
+        if given[1 + axis] == right[axis]:
+            return f"The {good} is right, the {bad} is not: padding and stride count in both directions."
     return "Work the size out with the formula: (n + 2 * padding - kernel) // stride + 1."
 
 
@@ -181,26 +216,37 @@ def conv2d(solution: Callable[[Tensor, Tensor, Tensor, int, int], Tensor]) -> st
             raise CheckFailed(f"{case}: you return None. Does the function end with `return`?")
         if not isinstance(given, Tensor):
             raise CheckFailed(f"{case}: you return {type(given).__name__}: return a tensor.")
-        if not all(map(torch.equal, copies, (x, weight, bias))):
-            raise CheckFailed(f"{case}: what came in has been changed: write into a new tensor, not into x.")
+        for name, copy, original in zip(("x", "weight", "bias"), copies, (x, weight, bias), strict=True):
+            if not torch.equal(copy, original):
+                raise CheckFailed(
+                    f"{case}: {name} has been changed: write into a new tensor. `a += b` changes a itself, "
+                    "and every tensor that shares its numbers."
+                )
         right = F.conv2d(x[None], weight, bias, stride, padding)[0]
         if given.shape != right.shape:
             raise CheckFailed(
                 f"{case}: the shape is {tuple(given.shape)}, and it is {tuple(right.shape)}. "
                 + _conv_shape_problem(tuple(given.shape), x, weight, stride, padding)
             )
-        if not given.dtype.is_floating_point:
+        if given.dtype not in (torch.float32, torch.float64):
             raise CheckFailed(f"{case}: the output holds {given.dtype}: start from zeros of x's own dtype.")
         if _close(given, right):
             continue
         for mistaken, message in _conv_mistakes(x, weight, bias, stride, padding):
             if _close(given, mistaken()):
                 raise CheckFailed(f"{case}: {message}")
-        wrong = (given.double() - right).abs() > 1e-4
+        wrong = ~_near(given, right)
         where = tuple(wrong.nonzero()[0].tolist())
+        advice = (
+            "Work this one out by hand: cut its window from all input channels, multiply by its filter, "
+            "add up."
+        )
+        if given[where].isnan():
+            advice = (
+                "It is nan. Is every place of the output filled? torch.empty holds whatever was there before."
+            )
         raise CheckFailed(
-            f"{case}: {int(wrong.sum())} of {right.numel()} numbers differ, the first at {where}. Work this "
-            "one out by hand: cut its window from all input channels, multiply by its filter, add up."
+            f"{case}: {int(wrong.sum())} of {right.numel()} numbers differ, the first at {where}. {advice}"
         )
     return f"the numbers are those of F.conv2d in {len(_CONV_CASES)} cases, with padding and stride."
 
@@ -218,7 +264,7 @@ def _size(
     reach: str = "right",
     sides: int = 2,
     inside: int = 0,
-    up: bool = False,
+    rounding: Callable[[float], int] = math.floor,
     plus: int = 1,
     strides: bool = True,
 ) -> int:
@@ -227,10 +273,12 @@ def _size(
         "right": dilation * (kernel - 1) + 1,
         "no dilation": kernel,
         "product": dilation * kernel,
+        "one less": dilation * (kernel - 1),
+        "wide gaps": kernel + (kernel - 1) * dilation,
+        "one gap": kernel + dilation - 1,
     }[reach]
     room = n + sides * padding - pixels + inside
-    step = stride if strides else 1
-    return (-(-room // step) if up else room // step) + plus
+    return rounding(room / (stride if strides else 1)) + plus
 
 
 @exercise
@@ -268,7 +316,17 @@ def output_size(solution: Callable[[int, int, int, int, int], int]) -> str:
         },
         "The gaps lie between the kernel's positions, and there is one gap less than positions: "
         "dilation · (kernel − 1) + 1.": {"reach": "product"},
-        "Round down: a window that does not fit any more is left out.": {"up": True},
+        "The kernel reaches over one pixel more than dilation · (kernel − 1): count its first weight, too.": {
+            "reach": "one less"
+        },
+        "A gap is dilation − 1 pixels wide: with a dilation of 1 there is none.": {"reach": "wide gaps"},
+        "There is a gap between each two neighbouring weights, so there are kernel − 1 gaps.": {
+            "reach": "one gap"
+        },
+        "Round down: a window that does not fit any more is left out.": {"rounding": math.ceil},
+        "Round down, and not to the nearest: a window that does not fit any more is left out.": {
+            "rounding": round
+        },
         "The stride is missing: divide by it, before you add 1.": {"strides": False},
     }
     given = [
@@ -321,14 +379,29 @@ def _span(
     beyond: int = 0,
     kernels: bool = True,
     clip: bool = False,
+    padding_first: bool = False,
+    centred: bool = False,
+    last_sign: int | None = None,
 ) -> tuple[int, int]:
     """The span by walking back; the options make the mistakes that are named below."""
     first = last = index
+    last_sign = sign if last_sign is None else last_sign
     for kernel, stride, padding in reversed(layers) if backward else layers:
         step = stride if strides else 1
-        first = first * step - sign * padding
-        last = last * step - sign * padding + (kernel - 1 + beyond if kernels else 0)
+        if centred:
+            first, last = first * step - kernel // 2, last * step + kernel // 2
+            continue
+        border = padding * step if padding_first else padding
+        first = first * step - sign * border
+        last = last * step - last_sign * border + (kernel - 1 + beyond if kernels else 0)
     return (max(first, 0), last) if clip else (first, last)
+
+
+def _span_with_paddings_added(layers: Layers, index: int) -> tuple[int, int]:
+    """The mistake of adding up the paddings, though those of later layers are jumps of the image."""
+    first, last = _span(layers, index)
+    shift = index * math.prod(stride for _, stride, _ in layers) - sum(p for *_, p in layers)
+    return shift, shift + last - first
 
 
 _SPAN_CASES: tuple[tuple[Layers, int], ...] = (
@@ -354,11 +427,8 @@ def receptive_span(solution: Callable[[Layers, int], tuple[int, int]]) -> str:
     given, right = [], []
     for i, (layers, index) in enumerate(_SPAN_CASES):
         call = f"receptive_span({layers}, {index})"
-        answer = call_reader(solution, list(layers), index, describe=call, begun=i > 0)
-        if answer is None:
-            raise CheckFailed(f"{call} gives None: does the function end with `return`?")
-        if not isinstance(answer, tuple | list) or len(answer) != 2:
-            raise CheckFailed(f"{call} gives {answer!r}: return two numbers, the first and the last pixel.")
+        what = "the first and the last pixel"
+        answer = _pair(solution, list(layers), index, describe=call, what=what, begun=i > 0)
         try:
             answer = tuple(map(operator.index, answer))
         except TypeError:
@@ -375,8 +445,39 @@ def receptive_span(solution: Callable[[Layers, int], tuple[int, int]]) -> str:
             mistake(_span, beyond=1),
             "The last pixel itself is asked for: a kernel of 3 that starts at 4 reads 4, 5 and 6.",
         ),
+        (
+            lambda layers, index: (_span(layers, index)[0], _span(layers, index)[1] + 1),
+            "The last pixel itself is asked for, not the one behind it.",
+        ),
+        (
+            lambda layers, index: (
+                _span(layers, index)[0],
+                _span(layers, index)[1] - _span(layers, index)[0] + 1,
+            ),
+            "The last pixel is asked for, not how many there are.",
+        ),
         (mistake(_span, sign=0), "The padding is missing: it moves the windows to the left."),
-        (mistake(_span, sign=-1), "The padding is subtracted: it moves the windows to the left."),
+        (mistake(_span, sign=-1), "You add the padding: subtract it, it moves the windows to the left."),
+        (
+            mistake(_span, last_sign=-1),
+            "You add the padding to the end: subtract it there, too. It moves the whole window to the left.",
+        ),
+        (
+            mistake(_span, last_sign=0),
+            "The padding is missing at the end: it moves the whole window to the left.",
+        ),
+        (
+            mistake(_span, padding_first=True),
+            "The stride multiplies the padding, too: window i starts at i · stride − padding.",
+        ),
+        (
+            _span_with_paddings_added,
+            "You add up the paddings: a padding of a later layer is one of *its* pixels, each a jump wide.",
+        ),
+        (
+            mistake(_span, centred=True),
+            "You put the middle of window i at i · stride: the window *starts* at i · stride − padding.",
+        ),
         (mistake(_span, backward=False), "Walk backwards: begin with the last layer and end at the image."),
         (mistake(_span, strides=False), "The stride is missing: window i starts at i · stride − padding."),
         (
@@ -406,14 +507,15 @@ def _lenet_parameters(
     conv_bias: bool = True,
     linear_bias: bool = True,
     flat: int = 16 * 25,
-    per_pair: bool = True,
+    first_reads: int | None = None,
+    second_reads: int = 6,
+    extra: int = 0,
 ) -> int:
     """LeNet's parameters; the options make the mistakes that are named below."""
-    convs = (25 * (in_channels if per_pair else 1) + conv_bias) * 6 + (
-        25 * (6 if per_pair else 1) + conv_bias
-    ) * 16
+    first_reads = first_reads or in_channels
+    convs = (25 * first_reads + conv_bias) * 6 + (25 * second_reads + conv_bias) * 16
     linear = (flat + linear_bias) * 120 + (120 + linear_bias) * 84 + (84 + linear_bias) * num_classes
-    return convs + linear
+    return convs + linear + extra
 
 
 def _lenet_macs(
@@ -422,16 +524,18 @@ def _lenet_macs(
     *,
     sides: tuple[int, int] = (28, 10),
     flat: int = 16 * 25,
-    bias: bool = False,
+    conv_bias: bool = False,
+    linear_bias: bool = False,
     convs: bool = True,
     linear: bool = True,
-    per_pair: bool = True,
+    first_reads: int | None = None,
+    second_reads: int = 6,
     factor: int = 1,
 ) -> int:
     """LeNet's multiply-adds; the options make the mistakes that are named below."""
-    first = (25 * (in_channels if per_pair else 1) + bias) * 6 * sides[0] ** 2
-    second = (25 * (6 if per_pair else 1) + bias) * 16 * sides[1] ** 2
-    head = (flat + bias) * 120 + (120 + bias) * 84 + (84 + bias) * num_classes
+    first = (25 * (first_reads or in_channels) + conv_bias) * 6 * sides[0] ** 2
+    second = (25 * second_reads + conv_bias) * 16 * sides[1] ** 2
+    head = (flat + linear_bias) * 120 + (120 + linear_bias) * 84 + (84 + linear_bias) * num_classes
     return factor * (convs * (first + second) + linear * head)
 
 
@@ -457,12 +561,13 @@ def lenet_counts(solution: Callable[[int, int], tuple[int, int]]) -> str:
     answers = []
     for i, case in enumerate(_LENET_CASES):
         call = f"lenet_counts{case}"
-        answer = call_reader(solution, *case, describe=call, begun=i > 0)
-        if answer is None:
-            raise CheckFailed(f"{call} gives None: does the function end with `return`?")
-        if not isinstance(answer, tuple | list) or len(answer) != 2:
-            raise CheckFailed(f"{call} gives {answer!r}: return two numbers, parameters and MACs.")
-        answers.append(tuple(answer))
+        pair = _pair(solution, *case, describe=call, what="parameters and MACs", begun=i > 0)
+        answers.append(
+            tuple(
+                call_for_count(lambda count=count: count, f"{kind}: {call}", begun=True)
+                for kind, count in zip(("Parameters", "MACs"), pair, strict=True)
+            )
+        )
     right = [tuple(count(*case) for count in trusted) for case in _LENET_CASES]
     if answers == [pair[::-1] for pair in right]:
         raise CheckFailed("Both counts are right, but in the wrong order: return parameters, then MACs.")
@@ -473,6 +578,22 @@ def lenet_counts(solution: Callable[[int, int], tuple[int, int]]) -> str:
         (
             mistake(_lenet_parameters, conv_bias=False, linear_bias=False),
             "The biases are missing: every convolution and every linear layer has one for each output.",
+        ),
+        (
+            mistake(_lenet_parameters, conv_bias=False, linear_bias=False, extra=5),
+            "A layer has one bias for each of its outputs, and not one for all of them.",
+        ),
+        (
+            mistake(_lenet_parameters, first_reads=1),
+            "conv1 reads in_channels channels, and not always one.",
+        ),
+        (
+            lambda _, in_channels: _lenet_parameters(10, in_channels),
+            "fc3 has num_classes outputs, and not always ten.",
+        ),
+        (
+            mistake(_lenet_parameters, second_reads=1),
+            "conv2 reads 6 channels: each of its filters has 25 weights for *each* of them.",
         ),
         (mistake(_lenet_parameters, conv_bias=False), "The biases of the convolutions are missing."),
         (mistake(_lenet_parameters, linear_bias=False), "The biases of the linear layers are missing."),
@@ -486,7 +607,7 @@ def lenet_counts(solution: Callable[[int, int], tuple[int, int]]) -> str:
         ),
         (mistake(_lenet_parameters, flat=16), "fc1 reads every position of 16 maps of 5×5: 400 numbers."),
         (
-            mistake(_lenet_parameters, per_pair=False),
+            mistake(_lenet_parameters, first_reads=1, second_reads=1),
             "A filter has 25 weights for *each* of its input channels.",
         ),
     )
@@ -505,7 +626,26 @@ def lenet_counts(solution: Callable[[int, int], tuple[int, int]]) -> str:
             "conv2 has no padding: count its output positions, 10×10, and not those of its input.",
         ),
         (mistake(_lenet_macs, sides=(14, 5)), "The convolutions work before the pools, on the larger maps."),
-        (mistake(_lenet_macs, bias=True), "Adding a bias is no multiply-add: it is not counted."),
+        *(
+            (
+                mistake(_lenet_macs, conv_bias=in_convs, linear_bias=in_linear),
+                "Adding a bias is no multiply-add: it is not counted.",
+            )
+            for in_convs, in_linear in ((True, True), (True, False), (False, True))
+        ),
+        (mistake(_lenet_macs, first_reads=1), "conv1 reads in_channels channels, and not always one."),
+        (
+            lambda _, in_channels: _lenet_macs(10, in_channels),
+            "fc3 has num_classes outputs, and not always ten.",
+        ),
+        (
+            mistake(_lenet_macs, second_reads=1),
+            "conv2 reads 6 channels: each of its outputs reads 25 numbers of *each* of them.",
+        ),
+        *(
+            (mistake(_lenet_macs, flat=flat), "fc1 reads 16 maps of 5×5: 400 numbers.")
+            for flat in (16, 16 * 16, 16 * 100)
+        ),
         (
             mistake(_lenet_macs, factor=2),
             "One MAC is a multiplication together with an addition: it counts 1.",
@@ -513,12 +653,15 @@ def lenet_counts(solution: Callable[[int, int], tuple[int, int]]) -> str:
         (mistake(_lenet_macs, linear=False), "The linear layers work too: one MAC for each weight."),
         (mistake(_lenet_macs, convs=False), "The convolutions are missing."),
         (
-            mistake(_lenet_macs, per_pair=False),
+            mistake(_lenet_macs, first_reads=1, second_reads=1),
             "An output of a convolution reads 25 pixels of *each* input channel.",
         ),
-        (
-            mistake(_lenet_macs, sides=(1, 1)),
-            "A convolution uses its weights again at every output position.",
+        *(
+            (
+                mistake(_lenet_macs, sides=(1, 1), conv_bias=bias, linear_bias=bias),
+                "A convolution uses its weights again at every output position.",
+            )
+            for bias in (False, True)
         ),
     )
     for i, (what, mistakes) in enumerate((("Parameters", parameter_mistakes), ("MACs", mac_mistakes))):
@@ -558,7 +701,13 @@ def _norm_mistakes(x: Tensor, state: dict[str, Tensor], training: bool) -> Itera
             "the batch is normalized with the unbiased variance. It is normalized with the biased one, "
             "divided by n: correction=0, or unbiased=False.",
         )
-        yield finish(running), "the running statistics are used while training: use those of the batch."
+        moved = zip(running, _moments(x, unbiased=True), strict=True)
+        updated = tuple((1 - _MOMENTUM) * old + _MOMENTUM * new for old, new in moved)
+        for statistics in (running, updated):
+            yield (
+                finish(statistics),
+                "the running statistics are used while training: use those of the batch.",
+            )
     else:
         for unbiased in (False, True):
             yield (
@@ -594,8 +743,8 @@ def _norm_mistakes(x: Tensor, state: dict[str, Tensor], training: bool) -> Itera
     )
 
 
-def _statistics_problem(name: str, given: Tensor, old: Tensor, x: Tensor, step: int) -> str:
-    """Why a running statistic is not what it should be after a training batch."""
+def _statistics_problem(name: str, given: Tensor, old: Tensor, x: Tensor, y: Tensor, step: int) -> str:
+    """Why a running statistic is not what it should be after a training batch ``x`` with output ``y``."""
     mean, biased = (moment.flatten() for moment in _moments(x))
     unbiased = _moments(x, unbiased=True)[1].flatten()
     new = mean if name == "running_mean" else unbiased
@@ -604,7 +753,7 @@ def _statistics_problem(name: str, given: Tensor, old: Tensor, x: Tensor, step: 
         return (1 - share) * old + share * value
 
     if _same(given, old):
-        return "it has not moved: update it with every training batch."
+        return "it has not moved: update it with every training batch, from x as it came in."
     reasons = [
         (mixed(new, 1 - _MOMENTUM), "the shares are swapped: 0.9 of the old value, 0.1 of the new one."),
         (new, "it is the value of the last batch alone: keep 0.9 of the old value."),
@@ -612,6 +761,11 @@ def _statistics_problem(name: str, given: Tensor, old: Tensor, x: Tensor, step: 
         (old + _MOMENTUM * new, "the old value must shrink to 0.9 of itself before the new one is added."),
         (mixed(new, 1 - (1 - _MOMENTUM) ** 2), "it is updated twice for one batch."),
     ]
+    normalized = (x - _per_channel(mean)) / _per_channel(biased + _EPS).sqrt()
+    for source, what in ((normalized, "of the normalized x"), (y, "of the output")):
+        for unbiased_too in (False, True):
+            moment = _moments(source, unbiased=unbiased_too)[name == "running_var"].flatten()
+            reasons.append((mixed(moment), f"it takes the statistics {what}: take those of x as it came in."))
     if name == "running_var":
         reasons = [
             (
@@ -623,6 +777,13 @@ def _statistics_problem(name: str, given: Tensor, old: Tensor, x: Tensor, step: 
             (mixed(unbiased.sqrt()), "it holds standard deviations: keep variances."),
             (mixed(biased + _EPS), "eps belongs to the normalization, not to the statistic."),
             (mixed(unbiased + _EPS), "eps belongs to the normalization, not to the statistic."),
+            *(
+                (
+                    mixed(biased * n / (n - 1)),
+                    "its n is wrong: each channel has images · height · width numbers.",
+                )
+                for n in (len(x), x[0, 0].numel(), x.numel())
+            ),
         ]
     for value, reason in reasons:
         if _same(given, value):
@@ -667,6 +828,8 @@ def _new_norm(cls: Callable[[int], nn.Module], channels: int, begun: bool) -> nn
             raise CheckFailed(
                 f"there is no parameter {name}: self.{name} = nn.Parameter(…), one per channel."
             )
+        if not parameters[name].requires_grad:
+            raise CheckFailed(f"{name} is not learned: leave its requires_grad as nn.Parameter sets it.")
     extra = [name for name in parameters if name not in ("weight", "bias")]
     if extra:
         raise CheckFailed(f"{extra[0]} is one parameter too many: only weight and bias are learned.")
@@ -678,9 +841,10 @@ def _new_norm(cls: Callable[[int], nn.Module], channels: int, begun: bool) -> nn
                 f"{name} has shape {tuple(tensor.shape)}: keep one number for each channel, ({channels},), "
                 "and reshape it to (1, C, 1, 1) in forward."
             )
-        if not (tensor == value).all():
+        others = tensor[tensor != value]
+        if len(others):
             raise CheckFailed(
-                f"{name} must start as {value:g} in every channel, and it starts as {tensor[0]:g}."
+                f"{name} must start as {value:g} in every channel, and one of them starts as {others[0]:g}."
             )
     return module
 
@@ -712,10 +876,17 @@ def _run_norm(
             f"{describe} gives the shape {tuple(given.shape)}, and x has {tuple(x.shape)}. Reshape what has "
             "one number per channel to (1, C, 1, 1), or take the mean with keepdim=True."
         )
+    if given.dtype != x.dtype:
+        raise CheckFailed(f"{describe} gives {given.dtype}, and x is {x.dtype}: keep the dtype of x.")
     if not _same(given.detach(), expected.detach()):
         for mistaken, message in _norm_mistakes(x, state, training):
             if _same(given.detach(), mistaken):
                 raise CheckFailed(f"{describe} is wrong: {message}")
+        if _close(given, expected.detach()):
+            raise CheckFailed(
+                f"{describe} is right to a few digits only: x is {x.dtype} here. Compute in x's own dtype, "
+                "without .float()."
+            )
         what = "the batch's mean and biased variance" if training else "the running mean and variance"
         raise CheckFailed(
             f"{describe} is wrong: (x − mean) / √(variance + eps) · weight + bias, with {what}."
@@ -734,15 +905,16 @@ def _run_norm(
         if not _same(statistic, getattr(right, name)):
             if not training:
                 raise CheckFailed(f"{name} moves in evaluation mode: only training batches count.")
-            problem = _statistics_problem(name, statistic, state[name], x, step)
+            problem = _statistics_problem(name, statistic, state[name], x, given.detach(), step)
             raise CheckFailed(f"The output is right, but {name} is not: {problem}")
     generator = torch.Generator().manual_seed(step)
     slope = torch.randn(x.shape, generator=generator, dtype=x.dtype)
     names = ("x", "weight", "bias")
+    inputs = given_x, module.weight, module.bias
+    differentiate = functools.partial(torch.autograd.grad, allow_unused=True, materialize_grads=True)
+    describe = f"In {mode} mode the output is right, but backpropagation"
     ours = (
-        torch.autograd.grad(
-            given, (given_x, module.weight, module.bias), slope, allow_unused=True, materialize_grads=True
-        )
+        call_reader(differentiate, given, inputs, slope, describe=describe, begun=True)
         if given.requires_grad
         else (None,) * 3
     )
