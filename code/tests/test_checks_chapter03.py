@@ -367,7 +367,7 @@ def test_paths_counted_one_by_one(kind, capsys):
         (lambda n, m: 0 if m % 2 else math.comb(m // 2, n), "takes the blocks first"),
         (lambda n, m: sum(math.comb(n, k) for k in range(m // 2 + 1)), "or fewer"),
         (lambda n, m: 0 if m % 2 else math.comb(n - 1, m // 2), "not one less"),
-        (lambda n, m: count_one_by_one(n, m) + 1, "add them up again"),
+        (lambda n, m: count_one_by_one(n, m) + 1, "all paths of two blocks"),
         (lambda n, m: count_one_by_one(n, m) / 1, "whole number"),
         (lambda n, m: math.factorial(n) // math.factorial(n - m // 2), "ValueError"),
     ],
@@ -821,7 +821,3 @@ PREACT_MISTAKES = {
 def test_a_wrong_pre_activation_block_is_named(name, capsys):
     cls, message = PREACT_MISTAKES[name]
     fails(checks.pre_activation_block, cls, message, capsys)
-
-
-def test_another_wrong_number_of_paths_gets_a_next_step_about_paths(capsys):
-    fails(checks.paths_through, lambda blocks, convs: 7, "all paths of two blocks", capsys)
