@@ -380,7 +380,8 @@ def obtain(experiment: str, folder: str | Path = "my-runs") -> Path:
 def _quick(experiment: Experiment) -> Experiment:
     num_epochs = min(2, experiment.recipe.num_epochs)
     # The same share of the steps, as near as whole steps allow.
-    shorter = experiment.quick_images * num_epochs / (60_000 * experiment.recipe.num_epochs)
+    num_images = experiment.num_images or data.SHAPES["train-images-idx3-ubyte"][0] - experiment.held_out
+    shorter = experiment.quick_images * num_epochs / (num_images * experiment.recipe.num_epochs)
     recipe = dataclasses.replace(
         experiment.recipe, num_epochs=num_epochs, warmup_steps=round(experiment.recipe.warmup_steps * shorter)
     )

@@ -389,6 +389,18 @@ def test_every_experiment_can_be_built_and_trained(name):
     assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name)
 
 
+@pytest.mark.parametrize("name", runs.EXPERIMENTS)
+def test_the_quick_form_of_every_experiment_is_short_and_keeps_its_shape(name):
+    whole, quick = runs.EXPERIMENTS[name], runs._quick(runs.EXPERIMENTS[name])
+    assert quick.model == whole.model and quick.recipe.lr == whole.recipe.lr
+    assert quick.recipe.num_epochs <= 2 and quick.num_images <= 12_800 and quick.num_test == 1_000
+    assert quick.held_out <= 1_000 and quick.fixed_slice <= 1_000
+    steps = math.ceil(quick.num_images / quick.recipe.batch_size) * quick.recipe.num_epochs
+    all_images = (whole.num_images or 60_000 - whole.held_out) * whole.recipe.num_epochs
+    share = whole.recipe.warmup_steps * whole.recipe.batch_size / all_images
+    assert quick.recipe.warmup_steps / steps == pytest.approx(share, abs=0.01)
+
+
 def test_the_records_folder_holds_records_and_their_logits_only():
     names = runs.names()
     assert names
