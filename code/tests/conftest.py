@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import matplotlib
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resnetbook import data
+from resnetbook import checks, data
 
 matplotlib.use("Agg")
 
@@ -83,3 +84,28 @@ def page_solutions(notebook: Path, **more: object) -> dict:
             for source in re.findall(r"```python\n(.*?)```", part, re.S):
                 exec(source, scope)
     return {name: value for name, value in scope.items() if name not in before and callable(value)}
+
+
+def passes(check: Callable, solution: object, capsys: pytest.CaptureFixture) -> None:
+    """A check says that a right solution is right."""
+    check(solution)
+    assert capsys.readouterr().out.startswith("Right")
+
+
+def fails(
+    check: Callable, solution: object, message: str, capsys: pytest.CaptureFixture | None = None
+) -> None:
+    """A check names the mistake; with ``capsys``, it also says "Right" of nothing."""
+    with pytest.raises(checks.CheckFailed, match=message):
+        check(solution)
+    if capsys is not None:
+        assert "Right" not in capsys.readouterr().out
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """For tiny tensors: several threads only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

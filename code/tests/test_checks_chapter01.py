@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import page_solutions
+from conftest import fails, page_solutions, passes
 from torch import nn
 from torch.nn import functional as F
 
@@ -27,17 +27,6 @@ SOLUTIONS = {
 def test_the_pages_solution_passes(name, capsys):
     SOLUTIONS[name](page_solutions(NOTEBOOK, math=math)[name])
     assert capsys.readouterr().out.startswith("Right")
-
-
-def passes(check, solution, capsys):
-    check(solution)
-    assert capsys.readouterr().out.startswith("Right")
-
-
-def fails(check, solution, message, capsys):
-    with pytest.raises(checks.CheckFailed, match=message):
-        check(solution)
-    assert "Right" not in capsys.readouterr().out
 
 
 # ---- convolution

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import page_solutions
+from conftest import fails, page_solutions
 from torch import nn
 
 from resnetbook import checks, models, probes, runs
@@ -27,11 +27,6 @@ NAMES = [check.__name__ for check in CHECKS]
 def test_the_pages_solution_passes(name, capsys):
     getattr(checks, name)(page_solutions(NOTEBOOK)[name])
     assert capsys.readouterr().out.startswith("Right")
-
-
-def fails(check, function, message):
-    with pytest.raises(checks.CheckFailed, match=message):
-        check(function)
 
 
 # ---- what every check must survive

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import page_solutions
+from conftest import fails, page_solutions, passes
 from torch import nn
 from torch.nn import functional as F
 
@@ -23,26 +23,7 @@ CHECKS = {
     "shortcut_parameters": checks.shortcut_parameters,
     "MyPreActBlock": checks.pre_activation_block,
 }
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """The tensors are tiny: several threads only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def fails(check, solution, message, capsys):
-    with pytest.raises(checks.CheckFailed, match=message):
-        check(solution)
-    assert "Right" not in capsys.readouterr().out
-
-
-def passes(check, solution, capsys):
-    check(solution)
-    assert capsys.readouterr().out.startswith("Right")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize("name", CHECKS)

@@ -19,15 +19,7 @@ from resnetbook.checks.tracing import trusted_layers
 
 NOTEBOOK = Path(__file__).parents[2] / "book" / "04_blocks.ipynb"
 CHECKS = {"MyBlock": checks.residual_block, "MyBottleneck": checks.bottleneck}
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """The tensors are tiny: several threads only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import page_solutions
+from conftest import fails, page_solutions
 from torch.nn import functional as F
 
 from resnetbook import checks
@@ -20,11 +20,6 @@ def test_the_pages_solution_passes(name, capsys):
     check = NAMES.get(name) or getattr(checks, name)
     check(page_solutions(NOTEBOOK)[name])
     assert capsys.readouterr().out.startswith("Right")
-
-
-def fails(check, function, message):
-    with pytest.raises(checks.CheckFailed, match=message):
-        check(function)
 
 
 def halve(n):

@@ -64,11 +64,17 @@ def call_reader(solution: Callable, *arguments: object, describe: str, begun: bo
         raise CheckFailed(said) from error
 
 
+def answer_of(solution: Callable, *arguments: object, describe: str, begun: bool = False) -> object:
+    """What the reader's function returns, as :func:`call_reader` does; ``None`` is refused."""
+    answer = call_reader(solution, *arguments, describe=describe, begun=begun)
+    if answer is None:
+        raise CheckFailed(f"{describe} gives None: does the function end with `return`?")
+    return answer
+
+
 def call_for_count(solution: Callable, call: str, *arguments: object, begun: bool) -> int:
     """The whole number that the reader's code returns; also one of numpy or torch."""
-    answer = call_reader(solution, *arguments, describe=call, begun=begun)
-    if answer is None:
-        raise CheckFailed(f"{call} gives None: does the function end with `return`?")
+    answer = answer_of(solution, *arguments, describe=call, begun=begun)
     try:
         if not isinstance(answer, bool):
             return operator.index(answer)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 
 from resnetbook import blocks, models, probes
-from resnetbook.checks.common import CheckFailed, call_for_count, call_reader, compare_counts, exercise
+from resnetbook.checks.common import CheckFailed, answer_of, call_for_count, compare_counts, exercise
 
 # Mistaken rules for when there is a projection, in every count.
 _RULES = {
@@ -267,9 +267,7 @@ def map_sizes(solution: Callable[[int], list[int]]) -> str:
     for side in sides:
         expected = [shape[-1] for shape in list(probes.shapes(network, (1, side, side)).values())[:5]]
         call = f"map_sizes({side})"
-        given = call_reader(solution, side, describe=call)
-        if given is None:
-            raise CheckFailed(f"{call} gives None: does the function end with `return`?")
+        given = answer_of(solution, side, describe=call)
         if not isinstance(given, list | tuple) or len(given) != 5:
             raise CheckFailed(f"{call} gives {given!r}: five are asked for, after {', '.join(parts)}.")
         if not all(isinstance(size, int) for size in given):

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resnetbook import blocks, models, probes
-from resnetbook.checks.common import CheckFailed, call_reader, compare_counts, exercise
+from resnetbook.checks.building import BlockCase, new_block
+from resnetbook.checks.common import CheckFailed, answer_of, call_reader, compare_counts, exercise
 from resnetbook.checks.tracing import (
     LayerCall,
-    hidden_method,
     kernel,
+    measure,
     ran,
     same,
     unusual_norm,
@@ -172,9 +173,7 @@ def _must_learn(block: nn.Module, x: Tensor) -> None:
 
 def _real(solution: Callable[..., float], call: str, *arguments: object, begun: bool) -> float:
     """The number that the reader's code returns; also one of numpy or torch."""
-    answer = call_reader(solution, *arguments, describe=call, begun=begun)
-    if answer is None:
-        raise CheckFailed(f"{call} gives None: does the function end with `return`?")
+    answer = answer_of(solution, *arguments, describe=call, begun=begun)
     if isinstance(answer, Tensor | np.ndarray) and math.prod(answer.shape) == 1:
         answer = answer.item()
     if isinstance(answer, bool) or not isinstance(answer, Real):
@@ -670,52 +669,17 @@ class _Parts:
     projections: list[nn.Conv2d]
 
 
-@dataclass(frozen=True)
-class _PreActCase:
-    in_channels: int
-    out_channels: int
-    stride: int = 1
-    size: tuple[int, int] = (6, 6)
-
-    def __str__(self) -> str:
-        return f"in_channels={self.in_channels}, out_channels={self.out_channels}, stride={self.stride}"
-
-    @property
-    def changes_shape(self) -> bool:
-        return self.stride != 1 or self.in_channels != self.out_channels
-
-
 _PREACT_CASES = (
-    _PreActCase(8, 8),
-    _PreActCase(6, 12, 2),
-    _PreActCase(5, 5, 2, (7, 5)),
-    _PreActCase(4, 8, 1, (5, 4)),
-    _PreActCase(16, 16, 1, (1, 3)),
-    _PreActCase(4, 4, 3, (7, 8)),
+    BlockCase(8, 8),
+    BlockCase(6, 12, 2),
+    BlockCase(5, 5, 2, (7, 5)),
+    BlockCase(4, 8, 1, (5, 4)),
+    BlockCase(16, 16, 1, (1, 3)),
+    BlockCase(4, 4, 3, (7, 8)),
 )
 
 
-def _built(solution: Callable[..., nn.Module], case: _PreActCase) -> nn.Module:
-    arguments = (case.in_channels, case.out_channels, *([] if case.stride == 1 else [case.stride]))
-    try:
-        block = call_reader(solution, *arguments, describe=f"Building the block ({case})")
-    except CheckFailed as failed:
-        error, advice = failed.__cause__, ""
-        if isinstance(error, TypeError) and "argument" in str(error):
-            advice = ". The constructor must accept (in_channels, out_channels, stride=1)."
-        elif "before Module.__init__()" in str(error):
-            advice = ". Call super().__init__() first of all."
-        raise CheckFailed(f"{failed}{advice}") from error
-    if not isinstance(block, nn.Module):
-        raise CheckFailed(f"Building the block gives {type(block).__name__}: derive it from nn.Module.")
-    if type(block).forward is nn.Module.forward:
-        raise CheckFailed("Your class has no method forward(self, x): check its name and its indentation.")
-    if problem := hidden_method(block):
-        raise CheckFailed(problem)
-    return block.double()
-
-
-def _output(block: nn.Module, x: Tensor, case: _PreActCase) -> Tensor:
+def _output(block: nn.Module, x: Tensor, case: BlockCase) -> Tensor:
     before = x.detach().clone()
     try:
         out = call_reader(block, x, describe=f"forward ({case}, input {tuple(x.shape)})")
@@ -737,7 +701,7 @@ def _output(block: nn.Module, x: Tensor, case: _PreActCase) -> Tensor:
         raise CheckFailed(f"forward gives {type(out).__name__}, not a Tensor: does it end with `return`?")
     if not torch.equal(x, before):
         raise CheckFailed("forward changes its own input in place, which the shortcut and others still need.")
-    shape = (x.shape[0], case.out_channels, *(-(-n // case.stride) for n in case.size))
+    shape = (x.shape[0], *case.output_shape)
     if tuple(out.shape) != shape:
         raise CheckFailed(
             f"With {case}, the input {tuple(x.shape)} gives {tuple(out.shape)}; it must give {shape}: "
@@ -750,7 +714,7 @@ def _output(block: nn.Module, x: Tensor, case: _PreActCase) -> Tensor:
     return out
 
 
-def _parts(block: nn.Module, x: Tensor, case: _PreActCase) -> _Parts:
+def _parts(block: nn.Module, x: Tensor, case: BlockCase) -> _Parts:
     """The layers of the reader's block, or a message that says which one is missing or too many."""
     with watched() as calls:
         _output(block, x, case)
@@ -782,7 +746,7 @@ def _other_norm(calls: list[LayerCall]) -> str | None:
     return f"{other[0]} is another norm: here each norm is an nn.BatchNorm2d." if other else None
 
 
-def _wrong_channels(parts: _Parts, case: _PreActCase) -> str | None:
+def _wrong_channels(parts: _Parts, case: BlockCase) -> str | None:
     """The first layer whose channels are not those of the case."""
     i, o = case.in_channels, case.out_channels
     rules = "The first norm and the first 3×3 read in_channels, and everything after them has out_channels."
@@ -805,7 +769,7 @@ def _wrong_parts(
     first_norm_reads: Tensor | None,
     block: nn.Module,
     x: Tensor,
-    case: _PreActCase,
+    case: BlockCase,
 ) -> str | None:
     known = {id(module) for module in block.modules()}
     used = [*convolutions, *parts.norms]
@@ -879,6 +843,12 @@ _PREACT_MISTAKES = {
 }
 
 
+def _preact_layers(block: blocks.PreActBlock) -> list[nn.Module]:
+    """Norms, 3×3 convolutions, and the projection if there is one, in the order of :class:`_Parts`."""
+    projections = [block.downsample] if isinstance(block.downsample, nn.Conv2d) else []
+    return [block.bn1, block.bn2, block.conv1, block.conv2, *projections]
+
+
 def _mistaken_preact(block: blocks.PreActBlock, x: Tensor, mistake: str) -> Tensor:
     """What the trusted block would put out with one mistake."""
     activation = _OTHER_ACTIVATIONS.get(mistake, F.relu)
@@ -914,8 +884,8 @@ def _mistaken_preact(block: blocks.PreActBlock, x: Tensor, mistake: str) -> Tens
 def pre_activation_block(solution: Callable[..., nn.Module]) -> str:
     """Check a pre-activation block, ``solution(in_channels, out_channels, stride=1)``.
 
-    It is compared with :class:`resnetbook.blocks.PreActBlock` with the same weights: the output in both
-    modes, and the gradient in the input. Names of layers do not matter.
+    It is compared with :class:`resnetbook.blocks.PreActBlock` with the same weights: outputs and gradients
+    in both modes, and running statistics. Names of layers do not matter.
 
     Raises:
         CheckFailed: if the block differs, naming the mistake where it is a known one.
@@ -923,68 +893,49 @@ def pre_activation_block(solution: Callable[..., nn.Module]) -> str:
     for seed, case in enumerate(_PREACT_CASES):
         generator = torch.Generator().manual_seed(seed)
         torch.manual_seed(seed)
-        block = _built(solution, case)
+        block = new_block(solution, case).double()
         # Large enough that a ReLU6 in the place of a ReLU shows.
         x = 5 * torch.randn(3, case.in_channels, *case.size, generator=generator, dtype=torch.float64)
         parts = _parts(block, x, case)
         _randomize(parts.norms, generator)
         trusted = blocks.PreActBlock(case.in_channels, case.out_channels, case.stride).double()
-        pairs = [(trusted.bn1, parts.norms[0]), (trusted.bn2, parts.norms[1])]
-        pairs += [(trusted.conv1, parts.convs[0]), (trusted.conv2, parts.convs[1])]
-        pairs += [(trusted.downsample, conv) for conv in parts.projections]
-        for theirs, mine in pairs:
-            theirs.load_state_dict(mine.state_dict())
-        for training in (False, True):
-            _compare_preact(block.train(training), trusted.train(training), pairs, x, case)
+        mine = [*parts.norms, *parts.convs, *parts.projections]
+        for own, layer in zip(_preact_layers(trusted), mine, strict=True):
+            own.load_state_dict(layer.state_dict())
+        given = measure(block, [mine], x, functools.partial(_output, block, case=case))
+        fresh = copy.deepcopy(trusted)  # measuring moves the running statistics
+        right = measure(fresh, [_preact_layers(fresh)], x, fresh)
+        for key in right:
+            if not same(given[key], right[key]):
+                trusted.train("training" in key)
+                raise CheckFailed(f"With {case}{_explain_preact(key, given[key], trusted, x)}")
     return f"outputs and gradients are those of the book's block in {len(_PREACT_CASES)} cases."
 
 
-def _compare_preact(
-    block: nn.Module,
-    trusted: nn.Module,
-    pairs: list[tuple[nn.Module, nn.Module]],
-    x: Tensor,
-    case: _PreActCase,
-) -> None:
-    """Compare output and gradient in one mode.
-
-    Raises:
-        CheckFailed: if they differ.
-    """
-    mode = "training" if block.training else "evaluation"
-    leaves = [x.clone().requires_grad_() for _ in range(2)]
-    mine, theirs = _output(block, leaves[0] * 1, case), trusted(leaves[1] * 1)
-    if not same(mine.detach(), theirs.detach()):
-        with torch.no_grad():
-            for mistake, message in _PREACT_MISTAKES.items():
-                try:
-                    guess = _mistaken_preact(trusted, x, mistake)
-                except RuntimeError:
-                    continue  # shapes that do not fit: not this mistake
-                if same(mine.detach(), guess):
-                    raise CheckFailed(f"With {case}: {message}")
-        if block.training:  # evaluation mode came first, and was right
-            raise CheckFailed(
-                f"With {case}: in evaluation mode the output is right, in training mode it is not. Look for "
-                "what differs between the two: a dropout, or a norm that is kept in evaluation mode."
-            )
-        raise CheckFailed(
-            f"With {case}, in {mode} mode, the output differs from the book's block with the same weights. "
-            "Write the order down: norm, ReLU, 3×3, norm, ReLU, 3×3, plus x; the first 3×3 has the stride "
-            "and both have a padding of 1."
-        )
-    direction = torch.linspace(-1, 1, theirs.numel(), dtype=theirs.dtype).reshape(theirs.shape).sin()
-    gradients = []
-    for i, out in enumerate((theirs, mine)):
-        wanted = [leaves[1 - i], *(weight for pair in pairs for weight in pair[i].parameters())]
-        known = [tensor for tensor in wanted if tensor.requires_grad]
-        found = [None] * len(known)
-        if out.requires_grad and known:
-            found = torch.autograd.grad((out * direction).sum(), known, allow_unused=True)
-        by_id = {id(tensor): grad for tensor, grad in zip(known, found, strict=True) if grad is not None}
-        gradients.append(torch.cat([by_id.get(id(t), torch.zeros_like(t)).flatten() for t in wanted]))
-    if not same(*gradients):
-        raise CheckFailed(
-            f"With {case}: the output is right, but a gradient is not: detach(), .data, no_grad() or "
+def _explain_preact(key: str, given: Tensor, trusted: nn.Module, x: Tensor) -> str:
+    """What a difference in one of the things measured points to; those before it in order are right."""
+    if key.startswith("gradient"):
+        return (
+            ": the output is right, but a gradient is not: detach(), .data, no_grad() or "
             "requires_grad=False cuts it."
         )
+    if key.startswith("running"):
+        return ": let each norm see its input once in each forward pass, in the mode of the whole."
+    with torch.no_grad():
+        for mistake, message in _PREACT_MISTAKES.items():
+            try:
+                guess = _mistaken_preact(trusted, x, mistake)
+            except RuntimeError:
+                continue  # shapes that do not fit: not this mistake
+            if same(given, guess):
+                return f": {message}"
+    if "training" in key:
+        return (
+            ": in evaluation mode the output is right, in training mode it is not. Look for what differs "
+            "between the two: a dropout, or a norm that is kept in evaluation mode."
+        )
+    return (
+        ", in evaluation mode, the output differs from the book's block with the same weights. Write the "
+        "order down: norm, ReLU, 3×3, norm, ReLU, 3×3, plus x; the first 3×3 has the stride and both have a "
+        "padding of 1."
+    )

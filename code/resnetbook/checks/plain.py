@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from resnetbook import models, probes
 from resnetbook.checks.common import (
     CheckFailed,
+    answer_of,
     call_for_count,
     call_reader,
     compare_counts,
@@ -34,9 +35,7 @@ def _near(given: Tensor, right: Tensor) -> Tensor:
 
 def _pair(solution: Callable, *arguments: object, describe: str, what: str, begun: bool) -> list | tuple:
     """The two things that the reader's code returns; also from an array or a tensor of two."""
-    answer = call_reader(solution, *arguments, describe=describe, begun=begun)
-    if answer is None:
-        raise CheckFailed(f"{describe} gives None: does the function end with `return`?")
+    answer = answer_of(solution, *arguments, describe=describe, begun=begun)
     two = answer.tolist() if hasattr(answer, "tolist") else answer
     if not isinstance(two, tuple | list) or len(two) != 2:
         raise CheckFailed(f"{describe} gives {answer!r}: return two numbers, {what}.")

@@ -5,7 +5,6 @@ built is only looked at to find its weights, and to explain a mistake.
 """
 
 import copy
-import functools
 import io
 import itertools
 import math
@@ -19,12 +18,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resnetbook import blocks, probes
+from resnetbook.checks.building import BlockCase, new_block
 from resnetbook.checks.common import CheckFailed, call_reader, exercise
 from resnetbook.checks.tracing import (
     Layer,
     LayerCall,
     explain_measured,
-    hidden_method,
     kernel,
     layers_of,
     measure,
@@ -37,48 +36,23 @@ from resnetbook.checks.tracing import (
 
 
 @dataclass(frozen=True)
-class _Case:
-    """One block to build, and the height and width of the maps to feed it with."""
-
-    in_channels: int
-    out_channels: int
-    stride: int = 1
-    size: tuple[int, int] = (6, 6)
-
-    def __str__(self) -> str:
-        return f"in_channels={self.in_channels}, out_channels={self.out_channels}, stride={self.stride}"
-
-    @property
-    def batch_size(self) -> int:
-        return 2 + self.in_channels % 3  # not always the same
-
-    @property
-    def changes_shape(self) -> bool:
-        return self.stride != 1 or self.in_channels != self.out_channels
-
-    @property
-    def output_size(self) -> tuple[int, int]:
-        return tuple(-(-n // self.stride) for n in self.size)  # rounded up
-
-
-@dataclass(frozen=True)
 class _Kind:
     """What a kind of block is expected to look like."""
 
     trusted: type[nn.Module]
     kernels: tuple[int, ...]
-    cases: tuple[_Case, ...]
+    cases: tuple[BlockCase, ...]
 
-    def width(self, case: _Case) -> int:
+    def width(self, case: BlockCase) -> int:
         return case.out_channels // self.trusted.expansion
 
-    def channels(self, case: _Case) -> list[tuple[int, int]]:
+    def channels(self, case: BlockCase) -> list[tuple[int, int]]:
         """Input and output channels of each convolution of F."""
         width = self.width(case)
         inner = [case.in_channels] + [width] * (len(self.kernels) - 1) + [case.out_channels]
         return list(itertools.pairwise(inner))
 
-    def strides(self, case: _Case) -> list[list[int]]:
+    def strides(self, case: BlockCase) -> list[list[int]]:
         """Where the stride may stand: on the first convolution, in a bottleneck also on the 3×3."""
         places = (0,) if self.trusted is blocks.BasicBlock else (0, 1)
         return [[case.stride if i == place else 1 for i in range(len(self.kernels))] for place in places]
@@ -89,16 +63,16 @@ _BASIC = _Kind(
     blocks.BasicBlock,
     (3, 3),
     (
-        _Case(8, 8),
-        _Case(8, 16, 2),
-        _Case(12, 12, 2),
-        _Case(6, 12, 1, (5, 4)),
-        _Case(5, 10, 2, (7, 5)),
-        _Case(16, 16, 1, (1, 3)),
-        _Case(8, 8, 3, (7, 8)),
-        _Case(96, 96, 1, (4, 4)),
-        _Case(64, 128, 2, (8, 8)),
-        _Case(256, 512, 2, (3, 2)),
+        BlockCase(8, 8),
+        BlockCase(8, 16, 2),
+        BlockCase(12, 12, 2),
+        BlockCase(6, 12, 1, (5, 4)),
+        BlockCase(5, 10, 2, (7, 5)),
+        BlockCase(16, 16, 1, (1, 3)),
+        BlockCase(8, 8, 3, (7, 8)),
+        BlockCase(96, 96, 1, (4, 4)),
+        BlockCase(64, 128, 2, (8, 8)),
+        BlockCase(256, 512, 2, (3, 2)),
     ),
 )
 
@@ -107,21 +81,21 @@ _BOTTLENECK = _Kind(
     blocks.Bottleneck,
     (1, 3, 1),
     (
-        _Case(32, 32),
-        _Case(32, 64, 2),
-        _Case(24, 24, 2),
-        _Case(12, 48, 1, (5, 4)),  # as in conv2_x, the input has the width of the 3×3 convolution
-        _Case(20, 40, 2, (7, 5)),
-        _Case(16, 16, 1, (1, 3)),
-        _Case(16, 16, 3, (7, 8)),
-        _Case(256, 256, 1, (4, 4)),
-        _Case(256, 512, 2, (8, 8)),
-        _Case(512, 1024, 2, (3, 2)),
+        BlockCase(32, 32),
+        BlockCase(32, 64, 2),
+        BlockCase(24, 24, 2),
+        BlockCase(12, 48, 1, (5, 4)),  # as in conv2_x, the input has the width of the 3×3 convolution
+        BlockCase(20, 40, 2, (7, 5)),
+        BlockCase(16, 16, 1, (1, 3)),
+        BlockCase(16, 16, 3, (7, 8)),
+        BlockCase(256, 256, 1, (4, 4)),
+        BlockCase(256, 512, 2, (8, 8)),
+        BlockCase(512, 1024, 2, (3, 2)),
     ),
 )
 
 
-def _split(kind: _Kind, case: _Case, layers: list[Layer], x: Tensor) -> tuple[list[Layer], list[Layer]]:
+def _split(kind: _Kind, case: BlockCase, layers: list[Layer], x: Tensor) -> tuple[list[Layer], list[Layer]]:
     """The convolutions of F, and those of the shortcut: 1×1, from the block's input to out_channels."""
     seen = (x, x[:, :, :: case.stride, :: case.stride])
     heads = [layer for layer in layers if any(torch.equal(layer.call.input, y) for y in seen)]
@@ -135,52 +109,7 @@ def _split(kind: _Kind, case: _Case, layers: list[Layer], x: Tensor) -> tuple[li
     return [layer for layer in layers if layer not in shortcut], shortcut
 
 
-def _build(cls: Callable[..., object], case: _Case) -> object:
-    """What the reader's class makes in a case, whatever the names of its arguments are."""
-    shape = (case.in_channels, case.out_channels)
-    options = {} if case.stride == 1 else {"stride": case.stride}  # stride=1 is the default
-    ways = (
-        functools.partial(cls, *shape, **options),
-        functools.partial(cls, *shape, *options.values()),
-        functools.partial(cls, in_channels=shape[0], out_channels=shape[1], **options),
-    )
-    failures = []
-    for way in ways:
-        try:
-            return call_reader(way, describe=f"Building the block ({case})")
-        except CheckFailed as failed:
-            failures.append(failed)
-            if not isinstance(failed.__cause__, TypeError) or "argument" not in str(failed.__cause__):
-                raise
-    raise failures[0]
-
-
-def _new_block(cls: Callable[..., nn.Module], case: _Case) -> nn.Module:
-    """The reader's block for a case, or a message that says why there is none."""
-    try:
-        block, other = _build(cls, case), _build(cls, case)
-    except CheckFailed as failed:
-        error = failed.__cause__
-        advice = ""
-        if isinstance(error, TypeError) and "argument" in str(error):
-            advice = " The constructor must accept (in_channels, out_channels, stride=1)."
-        elif "before Module.__init__()" in str(error):
-            advice = " Call super().__init__() first of all."
-        raise CheckFailed(f"{failed}.{advice}") from error
-    if not isinstance(block, nn.Module):
-        raise CheckFailed(
-            f"Building the block gives {type(block).__name__}; derive your class from nn.Module."
-        )
-    if type(block).forward is nn.Module.forward:
-        raise CheckFailed("Your class has no method forward(self, x): check its name and its indentation.")
-    if problem := hidden_method(block):
-        raise CheckFailed(problem)
-    if {id(p) for p in block.parameters()} & {id(p) for p in other.parameters()}:
-        raise CheckFailed(f"With {case}: two blocks share a layer; create it in __init__.")
-    return block
-
-
-def _wrong_wiring(kind: _Kind, case: _Case, block: nn.Module, calls: list[LayerCall]) -> str | None:
+def _wrong_wiring(kind: _Kind, case: BlockCase, block: nn.Module, calls: list[LayerCall]) -> str | None:
     """Mistakes with layers that hold whatever the block computes."""
     own = list(block.modules())
     learned = [call.layer for call in calls if isinstance(call.layer, nn.Conv2d | nn.BatchNorm2d)]
@@ -204,7 +133,7 @@ def _wrong_wiring(kind: _Kind, case: _Case, block: nn.Module, calls: list[LayerC
     return None
 
 
-def _wrong_leftovers(case: _Case, block: nn.Module, calls: list[LayerCall]) -> str | None:
+def _wrong_leftovers(case: BlockCase, block: nn.Module, calls: list[LayerCall]) -> str | None:
     """A layer that is registered and never runs."""
     for name, module in block.named_modules():
         if isinstance(module, nn.Conv2d | nn.BatchNorm2d) and not any(call.layer is module for call in calls):
@@ -220,7 +149,7 @@ def _wrong_leftovers(case: _Case, block: nn.Module, calls: list[LayerCall]) -> s
     return None
 
 
-def _wide_projection(kind: _Kind, case: _Case, chain: list[Layer], x: Tensor) -> str | None:
+def _wide_projection(kind: _Kind, case: BlockCase, chain: list[Layer], x: Tensor) -> str | None:
     """A second convolution that sees the block's input and is no projection of 1×1."""
     heads = [layer for layer in chain if torch.equal(layer.call.input, x)]
     if len(heads) < 2 or not case.changes_shape:
@@ -233,7 +162,7 @@ def _wide_projection(kind: _Kind, case: _Case, chain: list[Layer], x: Tensor) ->
     )
 
 
-def _wrong_convolutions(kind: _Kind, case: _Case, chain: list[Layer], x: Tensor) -> str | None:
+def _wrong_convolutions(kind: _Kind, case: BlockCase, chain: list[Layer], x: Tensor) -> str | None:
     """Mistakes in which convolutions F has: then its weights cannot be copied."""
     kernels = [kernel(layer.conv) for layer in chain]
     wanted = [f"{k}×{k}" for k in kind.kernels]
@@ -275,7 +204,7 @@ def _wrong_convolutions(kind: _Kind, case: _Case, chain: list[Layer], x: Tensor)
 
 
 def _wrong_norms(
-    case: _Case, chain: list[Layer], shortcut: list[Layer], left_over: list[LayerCall], x: Tensor
+    case: BlockCase, chain: list[Layer], shortcut: list[Layer], left_over: list[LayerCall], x: Tensor
 ) -> str | None:
     """Mistakes in which norms there are, and a projection where none belongs."""
     if any(torch.equal(call.input, x) for call in left_over):
@@ -306,7 +235,7 @@ def _wrong_norms(
     return None
 
 
-def _wrong_settings(kind: _Kind, case: _Case, chain: list[Layer], shortcut: list[Layer]) -> str | None:
+def _wrong_settings(kind: _Kind, case: BlockCase, chain: list[Layer], shortcut: list[Layer]) -> str | None:
     """Mistakes with strides and paddings. Only asked for when the block is known to be wrong."""
     given = [layer.conv.stride[0] for layer in chain]
     allowed = kind.strides(case)
@@ -359,7 +288,7 @@ def _wrong_settings(kind: _Kind, case: _Case, chain: list[Layer], shortcut: list
     return None
 
 
-def _explain_crash(kind: _Kind, case: _Case, block: nn.Module, calls: list[LayerCall], x: Tensor) -> str:
+def _explain_crash(kind: _Kind, case: BlockCase, block: nn.Module, calls: list[LayerCall], x: Tensor) -> str:
     """What may have led to an error inside forward: a guess from the layers, to stand behind the error."""
     layers, _ = layers_of(calls)
     chain, shortcut = _split(kind, case, layers, x)
@@ -395,7 +324,7 @@ def _explain_crash(kind: _Kind, case: _Case, block: nn.Module, calls: list[Layer
     return "Follow the shapes through forward, layer by layer."
 
 
-def _forward(kind: _Kind, case: _Case, block: nn.Module, x: Tensor, calls: list[LayerCall]) -> Tensor:
+def _forward(kind: _Kind, case: BlockCase, block: nn.Module, x: Tensor, calls: list[LayerCall]) -> Tensor:
     """The output of the reader's block; an error becomes a message, and so does what is no Tensor."""
     before = x.detach().clone()
     try:
@@ -425,7 +354,9 @@ class _Rolled(nn.Module):
         return torch.roll(self.padding(x), self.shift, dims=1)
 
 
-def _trusted_blocks(kind: _Kind, case: _Case, chain: list[Layer], shortcut: list[Layer]) -> list[nn.Module]:
+def _trusted_blocks(
+    kind: _Kind, case: BlockCase, chain: list[Layer], shortcut: list[Layer]
+) -> list[nn.Module]:
     """The book's blocks that the reader's may equal, with the reader's weights.
 
     More than one, because the paper leaves open where a zero padding stands, and because the stride of
@@ -572,7 +503,7 @@ def _random_mode(block: nn.Module, x: Tensor) -> str | None:
 
 def _explain(
     kind: _Kind,
-    case: _Case,
+    case: BlockCase,
     block: nn.Module,
     calls: list[LayerCall],
     layers: tuple[list[Layer], list[Layer]],
@@ -613,7 +544,9 @@ def _explain(
     return said + "Compare your forward with the diagram, arrow by arrow."
 
 
-def _shape_problem(kind: _Kind, case: _Case, out: Tensor, chain: list[Layer], shortcut: list[Layer]) -> str:
+def _shape_problem(
+    kind: _Kind, case: BlockCase, out: Tensor, chain: list[Layer], shortcut: list[Layer]
+) -> str:
     channels = out.shape[1] if out.dim() == 4 else None
     if channels in (2 * case.out_channels, case.in_channels + case.out_channels):
         return "F(x) and the shortcut are concatenated; they must be added, number by number."
@@ -622,9 +555,11 @@ def _shape_problem(kind: _Kind, case: _Case, out: Tensor, chain: list[Layer], sh
     )
 
 
-def _check_case(kind: _Kind, case: _Case, cls: Callable[..., nn.Module], generator: torch.Generator) -> str:
+def _check_case(
+    kind: _Kind, case: BlockCase, cls: Callable[..., nn.Module], generator: torch.Generator
+) -> str:
     """Compare the reader's block with the trusted one in one case; returns the shortcut's option."""
-    block = _new_block(cls, case)
+    block = new_block(cls, case)
     # Large numbers of both signs: small ones would not tell ReLU from an activation that levels off.
     x = 3 * torch.randn(case.batch_size, case.in_channels, *case.size, generator=generator)
     with watched() as calls, torch.no_grad():
@@ -638,7 +573,7 @@ def _check_case(kind: _Kind, case: _Case, cls: Callable[..., nn.Module], generat
     chain, shortcut = _split(kind, case, found, x)
     fail(_wrong_wiring(kind, case, block, calls))
     fail(_wrong_leftovers(case, block, calls))
-    shape = (case.batch_size, case.out_channels, *case.output_size)
+    shape = (case.batch_size, *case.output_shape)
     fail(_wrong_convolutions(kind, case, chain, x))
     if tuple(out.shape) != shape:
         problem = _shape_problem(kind, case, out, chain, shortcut)
