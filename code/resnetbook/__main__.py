@@ -7,7 +7,7 @@ import sys
 
 import torch
 
-from resnetbook import data, runs
+from resnetbook import data, parallel, runs
 from resnetbook.train import choose_device
 
 
@@ -31,13 +31,16 @@ def _train(arguments: argparse.Namespace) -> None:
     # A wrong name or device fails before hours of training.
     for name in arguments.names:
         runs.experiment_of(name)
-    choose_device(arguments.device)
+    device = choose_device(arguments.device)
+    fabric = parallel.launched(device)
     for name in arguments.names:
         if name in runs.names() and not arguments.again:
-            print(f"{name}: recorded already (--again trains it once more)")
-            continue
-        result = runs.record(name, device=arguments.device, root=arguments.root)
-        print(f"{name}: test accuracy {result['test_accuracy']:.4f}")
+            message = "recorded already (--again trains it once more)"
+        else:
+            result = runs.record(name, device=arguments.device, root=arguments.root, fabric=fabric)
+            message = f"test accuracy {result['test_accuracy']:.4f}"
+        if fabric is None or fabric.is_global_zero:
+            print(f"{name}: {message}")
 
 
 def _notebooks(arguments: argparse.Namespace) -> None:

@@ -6,6 +6,8 @@ A record is a JSON file in ``records/``. Its keys: ``name``, ``experiment``, ``m
 predictions, the test logits lie beside it as float16 (safetensors).
 """
 
+from __future__ import annotations
+
 import dataclasses
 import datetime
 import json
@@ -15,6 +17,7 @@ import statistics
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,6 +26,9 @@ from safetensors.numpy import load_file, save_file
 
 from resnetbook import data, models, probes
 from resnetbook.train import Recipe, choose_device, default_device, evaluate, fit, has_bfloat16
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 RECORDS = Path(__file__).parent / "records"
 MODES = ("recorded", "quick", "full")
@@ -268,8 +274,11 @@ def record(
     root: str | None = None,
     progress: bool = True,
     experiment: Experiment | None = None,
+    fabric: Fabric | None = None,
 ) -> dict:
     """Train a run in full and write its record; an interrupted one goes on from its checkpoint.
+
+    With ``fabric`` several processes do so together, and the first of them writes.
 
     Args:
         name: ``EXPERIMENT-seedN``.
@@ -279,6 +288,7 @@ def record(
         root: of the data.
         progress: show one progress bar.
         experiment: what to train instead of the experiment of that name.
+        fabric: as for :func:`resnetbook.train.fit`; it brings the device.
 
     Raises:
         KeyError: if there is no such run.
@@ -289,7 +299,7 @@ def record(
     experiment = experiment or known
     folder = folder or RECORDS
     folder.mkdir(parents=True, exist_ok=True)  # before hours of training, not after
-    chosen = choose_device(device)
+    chosen = choose_device(device) if fabric is None else fabric.device
     source = _source()  # before the run: what is edited while it computes did not take part
     dataset = data.fashion_mnist(root)
     images, labels, valid = dataset.train_images, dataset.train_labels, None
@@ -307,7 +317,8 @@ def record(
         valid=valid,
         fixed_slice=experiment.fixed_slice,
         seed=seed,
-        device=chosen,
+        device=None if fabric else chosen,
+        fabric=fabric,
         checkpoint=checkpoint,
         progress=progress,
     )
@@ -334,6 +345,10 @@ def record(
         **source,
         "command": f"python -m resnetbook train {name}",
     }
+    if fabric is not None:
+        result["hardware"]["processes"] = fabric.world_size
+        if not fabric.is_global_zero:
+            return result
     if experiment.keep_logits:
         save_file({"test_logits": test.logits.half().numpy()}, folder / f"{name}.safetensors")
     save(result, folder)

@@ -1,25 +1,33 @@
 """Training and evaluation: one recipe in, one history out."""
 
+from __future__ import annotations
+
 import dataclasses
 import hashlib
+import itertools
 import math
 import os
 import pickle
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
 from resnetbook._arguments import check_whole
 from resnetbook.data import MEAN, STD
 from resnetbook.probes import evaluation_mode
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 _CHOICES = {
     "schedule": ("constant", "cosine", "onecycle"),
@@ -35,6 +43,9 @@ class Recipe:
     Attributes:
         num_epochs: passes over the training images.
         batch_size: images per step; the last, smaller batch of an epoch is used too.
+        accumulate: parts that a batch is computed in, one after the other, to save memory; their
+            gradients are added up to that of the whole batch's mean loss. Batch normalization sees
+            the parts, not the batch.
         lr: the (largest) learning rate of SGD.
         momentum: of SGD, at least 0 and below 1.
         nesterov: look ahead along the momentum, which must not be 0.
@@ -51,6 +62,10 @@ class Recipe:
         shift: move training images by up to this many pixels, filling with black.
         erase: probability of hiding a random rectangle (Zhong et al. 2017,
             https://arxiv.org/abs/1708.04896).
+        ema: decay per step of an exponential moving average of weights and batch-norm statistics
+            (Polyak & Juditsky 1992, https://doi.org/10.1137/0330046, took the plain average), at
+            least 0 and below 1. It is what is evaluated, and what the model ends with; 0 keeps none.
+        flip_test: evaluate each image and its mirror image, and take the mean of both logits.
         channels_last: memory format of images and weights.
         autocast: ``None`` for float32, or ``bfloat16``, or ``float16`` (with loss scaling).
 
@@ -60,6 +75,7 @@ class Recipe:
 
     num_epochs: int = 10
     batch_size: int = 128
+    accumulate: int = 1
     lr: float = 0.1
     momentum: float = 0.9
     nesterov: bool = False
@@ -73,6 +89,8 @@ class Recipe:
     flip: bool = False
     shift: int = 0
     erase: float = 0.0
+    ema: float = 0.0
+    flip_test: bool = False
     channels_last: bool = False
     autocast: str | None = None
 
@@ -81,10 +99,17 @@ class Recipe:
             if getattr(self, name) not in allowed:
                 choices = ", ".join(map(repr, allowed))
                 raise ValueError(f"{name} must be one of {choices}, got {getattr(self, name)!r}")
-        for name in ("nesterov", "normalize", "flip", "channels_last"):
+        for name in ("nesterov", "normalize", "flip", "flip_test", "channels_last"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
-        whole = {"num_epochs": 1, "batch_size": 1, "warmup_steps": 0, "shift": 0, "resize": 1}
+        whole = {
+            "num_epochs": 1,
+            "batch_size": 1,
+            "accumulate": 1,
+            "warmup_steps": 0,
+            "shift": 0,
+            "resize": 1,
+        }
         for name, least in whole.items():
             if name == "resize" and self.resize is None:
                 continue
@@ -94,6 +119,7 @@ class Recipe:
         allowed = {
             "lr": (lambda x: 0 < x < math.inf, "a positive number"),
             "momentum": (lambda x: 0 <= x < 1, "a number of at least 0 and below 1"),
+            "ema": (lambda x: 0 <= x < 1, "a number of at least 0 and below 1"),
             "weight_decay": (lambda x: 0 <= x < math.inf, "a number of at least 0"),
             "label_smoothing": (lambda x: 0 <= x <= 1, "a number between 0 and 1"),
             "erase": (lambda x: 0 <= x <= 1, "a number between 0 and 1"),
@@ -106,9 +132,13 @@ class Recipe:
             object.__setattr__(self, name, float(value))
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov needs a momentum above 0, got 0")
+        if self.accumulate > self.batch_size:
+            raise ValueError(
+                f"accumulate must be at most batch_size {self.batch_size}, got {self.accumulate}"
+            )
 
     @classmethod
-    def from_dict(cls, fields: dict) -> "Recipe":
+    def from_dict(cls, fields: dict) -> Recipe:
         """A recipe from a record's ``recipe`` entry.
 
         Raises:
@@ -233,6 +263,29 @@ def lr_factor(recipe: Recipe, step: int, num_steps: int) -> float:
     return 1.0
 
 
+class _OneProcess:
+    """What ``fit`` asks of Lightning's Fabric, for a single process, so that both run the same lines."""
+
+    global_rank = 0
+    world_size = 1
+    is_global_zero = True
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def setup_module(self, model: nn.Module) -> nn.Module:
+        return model
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()
+
+    def no_backward_sync(self, model: nn.Module, enabled: bool) -> AbstractContextManager:
+        return nullcontext()
+
+    def all_reduce(self, value: Tensor, reduce_op: str) -> Tensor:
+        return value
+
+
 def fit(
     model: nn.Module,
     images: Tensor,
@@ -243,11 +296,17 @@ def fit(
     fixed_slice: int = 0,
     seed: int = 0,
     device: torch.device | str | None = None,
+    fabric: Fabric | None = None,
     checkpoint: str | Path | None = None,
     progress: bool = True,
     on_epoch: Callable[[dict], None] | None = None,
 ) -> list[dict]:
     """Train ``model`` in place and return its history, one entry per epoch.
+
+    With ``fabric`` several processes train together: each takes its share of every batch, and the
+    gradients of the shares are averaged. A batch then holds the same images, augmented alike, as in
+    one process. Only batch normalization differs: every process normalizes by its own share, and
+    the running statistics are those of the first. Every process evaluates all that is evaluated.
 
     Args:
         model: maps ``(N, C, H, W)`` to logits ``(N, num_classes)``; moved to ``device``.
@@ -259,9 +318,10 @@ def fit(
             evaluation mode: the running mean lags behind and sees batch statistics.
         seed: of the order of images and of the augmentation.
         device: default: CUDA, MPS or the CPU, whichever there is.
+        fabric: a launched ``lightning.fabric.Fabric`` of strategy ``ddp``; it brings the device.
         checkpoint: a file, written after every epoch; if it is there, training goes on from it.
         progress: show one progress bar.
-        on_epoch: called with each new history entry.
+        on_epoch: called with each new history entry, in the first process.
 
     Returns:
         A list of ``{"epoch", "train_loss", "train_accuracy", "valid_accuracy", "seconds"}``, where
@@ -279,7 +339,10 @@ def fit(
         _check_data(*valid)
     check_whole(0, fixed_slice=fixed_slice, seed=seed)
     seed = int(seed)  # NumPy's integers could not be read back from a checkpoint
-    device = choose_device(device)
+    if fabric is not None and device is not None:
+        raise ValueError(f"fabric brings its own device; leave out device={device!r}")
+    processes = fabric or _OneProcess(choose_device(device))
+    device = processes.device
     # Only a checkpoint needs it, and it reads every image.
     identity = _identity(recipe, seed, images, labels) if checkpoint is not None else {}
     memory_format = torch.channels_last if recipe.channels_last else torch.contiguous_format
@@ -294,18 +357,30 @@ def fit(
         weight_decay=recipe.weight_decay,
     )
     scaler = torch.amp.GradScaler(device.type, enabled=recipe.autocast == "float16")
+    average = None
+    if recipe.ema:
+        average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True)
+    evaluated = model if average is None else average.module
+    label_range = _label_range(labels if valid is None else torch.cat([labels.cpu(), valid[1].cpu()]))
     steps_per_epoch = math.ceil(len(images) / recipe.batch_size)
     num_steps = recipe.num_epochs * steps_per_epoch
 
     history: list[dict] = []
     if checkpoint is not None and Path(checkpoint).exists():
-        history = _load_checkpoint(Path(checkpoint), identity, model, optimizer, scaler)
+        history = _load_checkpoint(Path(checkpoint), identity, model, optimizer, scaler, average)
+    # The same weights, but a forward and backward pass that all processes take part in.
+    shared_model = processes.setup_module(model)
 
-    bar = tqdm(total=num_steps, initial=len(history) * steps_per_epoch, unit="step", disable=not progress)
-    with bar:
+    bar = tqdm(
+        total=num_steps,
+        initial=len(history) * steps_per_epoch,
+        unit="step",
+        disable=not progress or not processes.is_global_zero,
+    )
+    with bar, _advice_to_resume(processes, checkpoint):
         for epoch in range(len(history) + 1, recipe.num_epochs + 1):
             start = time.perf_counter()
-            model.train()
+            shared_model.train()
             # Order and augmentation follow from seed and epoch alone: a resumed run repeats them.
             generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
             order = torch.randperm(len(images), generator=generator).to(device)
@@ -315,25 +390,35 @@ def fit(
                 factor = lr_factor(recipe, (epoch - 1) * steps_per_epoch + step, num_steps)
                 for group in optimizer.param_groups:
                     group["lr"] = recipe.lr * factor
-                x = prepare(augment(images[indices], recipe, generator), recipe)
-                y = labels[indices]
-                with _autocast(recipe, device):
-                    logits = model(x)
-                _check_logits(logits, len(y))
-                logits = logits.float()
-                if step == 0:
-                    _check_labels(labels, logits.shape[1])
-                    if valid is not None:
-                        _check_labels(valid[1], logits.shape[1])
-                loss = F.cross_entropy(logits, y, label_smoothing=recipe.label_smoothing)
+                batch = augment(images[indices], recipe, generator)
                 optimizer.zero_grad(set_to_none=True)
-                scaler.scale(loss).backward()
+                parts = _parts(len(indices), recipe.accumulate, processes)
+                for part, weight in parts:
+                    y = labels[indices[part]]
+                    with _autocast(recipe, device):
+                        logits = shared_model(prepare(batch[part], recipe))
+                    _check_logits(logits, len(y), label_range)
+                    logits = logits.float()
+                    loss = F.cross_entropy(logits, y, label_smoothing=recipe.label_smoothing)
+                    # Processes exchange gradients once a step, during the backward pass of the last part.
+                    with processes.no_backward_sync(shared_model, enabled=part is not parts[-1][0]):
+                        processes.backward(scaler.scale(loss * weight))
+                    # Summed on the device: asking for a number at every step would wait for it.
+                    if weight > 0:
+                        loss_sum += loss.detach() * len(y)
+                        correct += (logits.detach().argmax(1) == y).sum()
                 scaler.step(optimizer)
                 scaler.update()
-                # Summed on the device: asking for a number at every step would wait for it.
-                loss_sum += loss.detach() * len(y)
-                correct += (logits.detach().argmax(1) == y).sum()
+                if average is not None:
+                    average.update_parameters(model)
                 bar.update()
+            loss_sum = processes.all_reduce(loss_sum, reduce_op="sum")
+            correct = processes.all_reduce(correct, reduce_op="sum")
+            if processes.world_size > 1:
+                # Each process has kept running statistics of its own share: take the first's.
+                for module in (model, evaluated):
+                    statistics = processes.broadcast(dict(module.named_buffers()))
+                    module.load_state_dict(statistics, strict=False)
             entry = {
                 "epoch": epoch,
                 "train_loss": loss_sum.item() / len(images),
@@ -347,17 +432,20 @@ def fit(
             if not all(torch.isfinite(parameter).all() for parameter in model.parameters()):
                 raise FloatingPointError(f"a weight is no longer finite after epoch {epoch}; lower lr")
             if valid is not None:
-                entry["valid_accuracy"] = evaluate(model, *valid, recipe, device).accuracy
+                entry["valid_accuracy"] = evaluate(evaluated, *valid, recipe, device).accuracy
             if fixed_slice:
-                part = evaluate(model, images[:fixed_slice], labels[:fixed_slice], recipe, device)
+                part = evaluate(evaluated, images[:fixed_slice], labels[:fixed_slice], recipe, device)
                 entry["slice_loss"] = part.loss
                 entry["slice_accuracy"] = part.accuracy
             history.append(entry)
             bar.set_postfix(epoch=epoch, loss=f"{entry['train_loss']:.3f}")
-            if checkpoint is not None:
-                _save_checkpoint(Path(checkpoint), identity, model, optimizer, scaler, history)
-            if on_epoch is not None:
-                on_epoch(entry)
+            if processes.is_global_zero:
+                if checkpoint is not None:
+                    _save_checkpoint(Path(checkpoint), identity, model, optimizer, scaler, average, history)
+                if on_epoch is not None:
+                    on_epoch(entry)
+    if average is not None:
+        model.load_state_dict(average.module.state_dict())
     return history
 
 
@@ -389,19 +477,55 @@ def evaluate(
     recipe = recipe or Recipe()
     device = choose_device(device)
     model.to(device)
+    labels = labels.cpu()
+    label_range = _label_range(labels)
     batches = []
     with evaluation_mode(model):
         for part in images.split(batch_size):
+            x = prepare(part.to(device), recipe)
             with _autocast(recipe, device):
-                logits = model(prepare(part.to(device), recipe))
-            _check_logits(logits, len(part))
+                logits = model(x)
+                _check_logits(logits, len(part), label_range)
+                if recipe.flip_test:
+                    logits = (logits + model(x.flip(3))) / 2
             batches.append(logits.float().cpu())
     logits = torch.cat(batches)
-    labels = labels.cpu()
-    _check_labels(labels, logits.shape[1])
     loss = F.cross_entropy(logits, labels).item()
     accuracy = (logits.argmax(1) == labels).float().mean().item()
     return Evaluation(loss, accuracy, logits)
+
+
+@contextmanager
+def _advice_to_resume(processes: Fabric | _OneProcess, checkpoint: str | Path | None) -> Iterator[None]:
+    """Where one process dies, the others only learn that a connection was closed: say what to do."""
+    try:
+        yield
+    except RuntimeError as error:
+        if processes.world_size > 1:
+            advice = "with a checkpoint it resumes" if checkpoint is None else f"it resumes from {checkpoint}"
+            error.add_note(
+                f"If another of the {processes.world_size} processes has died (its own message says why), "
+                f"start the job again; {advice}."
+            )
+        raise
+
+
+def _parts(num_images: int, accumulate: int, processes: Fabric | _OneProcess) -> list[tuple[slice, float]]:
+    """Which images of a batch this process computes at a time, and the weight of their mean loss.
+
+    Process r of p takes the images r, r + p, r + 2p, … With the weights, the mean over the processes
+    of their gradients is the gradient of the whole batch's mean loss, however unequal the shares are.
+    """
+    rank, world_size = processes.global_rank, processes.world_size
+    count = len(range(rank, num_images, world_size))
+    if count == 0:
+        # Fewer images than processes. All have to take part in the exchange: this one brings zeros.
+        return [(slice(0, 1), 0.0)]
+    parts = min(accumulate, count)
+    bounds = [rank + world_size * (count * i // parts) for i in range(parts + 1)]
+    slices = [slice(low, high, world_size) for low, high in itertools.pairwise(bounds)]
+    sizes = [len(range(num_images)[part]) for part in slices]
+    return [(part, size * world_size / num_images) for part, size in zip(slices, sizes, strict=True)]
 
 
 def _autocast(recipe: Recipe, device: torch.device) -> AbstractContextManager:
@@ -426,7 +550,11 @@ def _check_data(images: Tensor, labels: Tensor) -> None:
         raise ValueError(f"there are no images: their shape is {tuple(images.shape)}")
 
 
-def _check_logits(logits: Tensor, num_images: int) -> None:
+def _label_range(labels: Tensor) -> tuple[int, int]:
+    return int(labels.min()), int(labels.max())
+
+
+def _check_logits(logits: Tensor, num_images: int, label_range: tuple[int, int]) -> None:
     if not isinstance(logits, Tensor):
         raise ValueError(f"the model must give logits (N, num_classes), got {type(logits).__name__}")
     if logits.dim() != 2 or len(logits) != num_images:
@@ -434,12 +562,9 @@ def _check_logits(logits: Tensor, num_images: int) -> None:
             f"the model must give logits ({num_images}, num_classes) for {num_images} images, "
             f"got {tuple(logits.shape)}"
         )
-
-
-def _check_labels(labels: Tensor, num_classes: int) -> None:
-    low, high = labels.min().item(), labels.max().item()
-    if low < 0 or high >= num_classes:
-        raise ValueError(f"labels run from {low} to {high}, the model knows 0 to {num_classes - 1}")
+    low, high = label_range
+    if low < 0 or high >= logits.shape[1]:
+        raise ValueError(f"labels run from {low} to {high}, the model knows 0 to {logits.shape[1] - 1}")
 
 
 def _identity(recipe: Recipe, seed: int, images: Tensor, labels: Tensor) -> dict:
@@ -454,6 +579,7 @@ def _save_checkpoint(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
+    average: AveragedModel | None,
     history: list[dict],
 ) -> None:
     """Write aside, flush to the disk, rename: a kill at any moment leaves the old or the new one."""
@@ -464,6 +590,7 @@ def _save_checkpoint(
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
         "scaler": scaler.state_dict(),
+        "average": None if average is None else average.state_dict(),
         "random": torch.get_rng_state(),
         "history": history,
     }
@@ -483,6 +610,7 @@ def _load_checkpoint(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
+    average: AveragedModel | None,
 ) -> list[dict]:
     try:
         # weights_only: nothing but tensors and plain containers is ever read from a file.
@@ -493,7 +621,7 @@ def _load_checkpoint(
         raise ValueError(f"{path} is not a checkpoint that can be read ({reason}); delete it") from None
     except Exception as error:
         raise ValueError(f"{path} is not a checkpoint that can be read ({error}); delete it") from error
-    keys = ("identity", "model", "optimizer", "scaler", "random", "history")
+    keys = ("identity", "model", "optimizer", "scaler", "average", "random", "history")
     if not isinstance(state, dict) or any(key not in state for key in keys):
         raise ValueError(f"{path} is not a checkpoint of a training run; delete it or name another file")
     for key, value in identity.items():
@@ -502,6 +630,8 @@ def _load_checkpoint(
     try:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
+        if average is not None:
+            average.load_state_dict(state["average"])
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"{path} was made with another model; delete it or name another file") from error
     scaler.load_state_dict(state["scaler"])

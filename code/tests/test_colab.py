@@ -112,6 +112,8 @@ def imports(tree: ast.Module) -> list[tuple[str, bool, bool]]:
             found.append((node.module, top, guarded))
             # ``from resnetbook import bench`` imports a module, too.
             found.extend((f"{node.module}.{alias.name}", top, guarded) for alias in node.names)
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            return  # for readers and type checkers; never executed
         if isinstance(node, ast.Try):
             caught = {
                 name.id for h in node.handlers if h.type for name in ast.walk(h.type) if hasattr(name, "id")
@@ -160,6 +162,8 @@ def test_what_is_imported_is_declared(path):
         ("try:\n    import pandas\nexcept (KeyError, ModuleNotFoundError):\n    pandas = None", []),
         ("try:\n    import pandas\nexcept KeyError:\n    pandas = None", ["pandas"]),
         ("try:\n    pass\nexcept ImportError:\n    import pandas", ["pandas"]),
+        ("if TYPE_CHECKING:\n    import pandas", []),
+        ("if CHECKING:\n    import pandas", ["pandas"]),
         ("from resnetbook import bench", ["resnetbook.bench"]),
         ("import resnetbook.notebooks", ["resnetbook.notebooks"]),
         ("def f():\n    from resnetbook import bench", []),

@@ -4,13 +4,14 @@ import os
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import nbformat
 import pytest
 import torch
 
-from resnetbook import data, runs
+from resnetbook import data, parallel, runs
 from resnetbook.__main__ import main
 from resnetbook.train import Recipe
 
@@ -167,6 +168,22 @@ def test_threads_are_set(tiny, monkeypatch):
     monkeypatch.setattr(torch, "set_num_threads", asked.append)
     assert main(["train", "tiny-one-seed0", "--threads", "3", "--device", "cpu"]) == 0
     assert asked == [3]
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_of_several_processes_only_the_first_speaks(tiny, capsys, monkeypatch, first):
+    fabric = types.SimpleNamespace(is_global_zero=first)
+    given = []
+
+    def record(name, **options):
+        given.append(options["fabric"])
+        return {"test_accuracy": 0.5}
+
+    monkeypatch.setattr(parallel, "launched", lambda device: fabric)
+    monkeypatch.setattr(runs, "record", record)
+    assert main(["train", "tiny-one-seed0", "--device", "cpu"]) == 0
+    assert given == [fabric]
+    assert capsys.readouterr().out == ("tiny-one-seed0: test accuracy 0.5000\n" if first else "")
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 import dataclasses
 import datetime
-import json
 import math
 import re
 import subprocess
@@ -458,8 +457,8 @@ def test_a_committed_record_is_of_the_experiment_as_it_is_now(name):
     found = runs.load(name)
     _, experiment, _ = runs.experiment_of(name)
     assert found["model"] == experiment.model
+    # A field that is younger than the record has the value that does what was done then.
     assert Recipe.from_dict(found["recipe"]) == experiment.recipe
-    assert found["recipe"] == json.loads(json.dumps(dataclasses.asdict(experiment.recipe)))
 
 
 def test_committed_logits_give_the_recorded_accuracy(dataset):

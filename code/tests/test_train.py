@@ -216,6 +216,86 @@ def test_steps_equal_a_hand_written_loop(few, options):
     assert_same_state(ours, theirs, 1e-5)
 
 
+@pytest.mark.parametrize("accumulate", [2, 3, 32])
+def test_accumulated_gradients_are_those_of_the_whole_batch(few, accumulate):
+    """Without batch normalization; the batches have 32, 32 and 6 images, parts of unequal size."""
+    recipe = Recipe(num_epochs=2, batch_size=32, label_smoothing=0.1, flip=True)
+    whole = small_net()
+    whole[1] = nn.Identity()
+    parts = copy.deepcopy(whole)
+    sizes = []
+    parts.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+    expected = fit(whole, few, recipe)
+    history = fit(parts, few, dataclasses.replace(recipe, accumulate=accumulate))
+    assert_same_state(whole, parts, 1e-6)
+    for ours, theirs in zip(history, expected, strict=True):
+        assert ours["train_loss"] == pytest.approx(theirs["train_loss"], abs=1e-6)
+        assert ours["train_accuracy"] == theirs["train_accuracy"]
+    assert sum(sizes) == 2 * 70
+    assert len(sizes) == 2 * (2 * accumulate + min(accumulate, 6))
+
+
+def test_batch_norm_sees_the_parts_of_an_accumulated_batch(few):
+    recipe = Recipe(num_epochs=1, batch_size=35)
+    whole, parts = small_net(), None
+    parts = copy.deepcopy(whole)
+    fit(whole, few, recipe)
+    fit(parts, few, dataclasses.replace(recipe, accumulate=5))
+    assert (whole[1].num_batches_tracked, parts[1].num_batches_tracked) == (2, 10)
+    with pytest.raises(AssertionError):
+        assert_same_state(whole, parts, 1e-4)
+
+
+def averages(net: nn.Module, images, labels, recipe: Recipe) -> tuple[list[dict], dict]:
+    """The history of :func:`fit` without averaging, and the average of the states after each step."""
+    plain = dataclasses.replace(recipe, ema=0.0)
+    average, optimizer_step = {}, torch.optim.SGD.step
+
+    def step(self, *arguments):
+        result = optimizer_step(self, *arguments)
+        for name, value in net.state_dict().items():
+            value = value.double()
+            before = average.get(name)
+            average[name] = value if before is None else recipe.ema * before + (1 - recipe.ema) * value
+        return result
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim.SGD, "step", step)
+        return fit(net, (images, labels), plain), average
+
+
+def test_the_model_ends_with_the_moving_average_of_its_states(few):
+    recipe = Recipe(num_epochs=2, batch_size=16, ema=0.7)
+    net = small_net()
+    other = copy.deepcopy(net)
+    history = fit(net, few, recipe, valid=few, fixed_slice=70)
+    expected_history, expected = averages(other, *few, recipe)
+    for name, value in net.state_dict().items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value.double(), expected[name], atol=1e-6, rtol=1e-5, msg=name)
+    # Training goes on from the weights themselves, and what is evaluated is the average.
+    assert [e["train_loss"] for e in history] == [e["train_loss"] for e in expected_history]
+    assert history[-1]["valid_accuracy"] == train.evaluate(net, *few, recipe).accuracy
+    assert history[-1]["slice_loss"] == train.evaluate(net, *few, recipe).loss
+
+
+def test_a_resumed_average_goes_on(few, tmp_path):
+    recipe = Recipe(num_epochs=3, batch_size=16, ema=0.9)
+    nets = [small_net()]
+    nets += [copy.deepcopy(nets[0]) for _ in range(2)]
+    fit(nets[0], few, recipe)
+
+    def stop(entry):
+        if entry["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(nets[1], few, recipe, checkpoint=tmp_path / "run.pt", on_epoch=stop)
+    for _ in range(2):  # on from epoch 2, then from a finished checkpoint
+        fit(nets[2], few, recipe, checkpoint=tmp_path / "run.pt")
+        assert_same_state(nets[0], nets[2])
+
+
 def test_the_history_counts_the_images_as_they_were_trained_on(few):
     entries = []
     history = fit(small_net(), few, Recipe(num_epochs=2, batch_size=16), on_epoch=entries.append)
@@ -527,6 +607,19 @@ def test_evaluation_is_cross_entropy_and_accuracy_in_evaluation_mode(few):
     assert not result.logits.requires_grad
 
 
+def test_the_flip_test_is_the_mean_of_both_logits(few):
+    images, labels = few
+    net = small_net()
+    recipe = Recipe(flip_test=True)
+    expected = (train.evaluate(net, *few).logits + train.evaluate(net, images.flip(3), labels).logits) / 2
+    found = train.evaluate(net, *few, recipe)
+    torch.testing.assert_close(found.logits, expected)
+    assert found.accuracy == (expected.argmax(1) == labels).float().mean().item()
+    # The same for a picture and its mirror image, which one look is not.
+    torch.testing.assert_close(train.evaluate(net, images.flip(3), labels, recipe).logits, found.logits)
+    assert not torch.allclose(train.evaluate(net, *few).logits, found.logits)
+
+
 @pytest.mark.parametrize("batch_size", [1, 7, 69, 70, 1000])
 def test_evaluation_does_not_depend_on_the_batch_size(few, batch_size):
     torch.manual_seed(0)
@@ -833,6 +926,9 @@ def test_without_progress_nothing_is_printed(few, capfd):
         ({"num_epochs": None}, "num_epochs.*whole number.*got None"),
         ({"batch_size": 0}, "batch_size.*at least 1"),
         ({"batch_size": 32.0}, "batch_size.*whole number.*32.0"),
+        ({"accumulate": 0}, "accumulate.*at least 1"),
+        ({"accumulate": 2.0}, "accumulate.*whole number"),
+        ({"accumulate": 129}, "accumulate must be at most batch_size 128, got 129"),
         ({"lr": 0}, "lr must be a positive number, got 0"),
         ({"lr": -0.1}, "lr must be a positive number"),
         ({"lr": math.nan}, "lr must be a positive number, got nan"),
@@ -858,6 +954,10 @@ def test_without_progress_nothing_is_printed(few, capfd):
         ({"nesterov": "no"}, "nesterov must be True or False"),
         ({"nesterov": True, "momentum": 0.0}, "nesterov needs a momentum"),
         ({"flip": 0.5}, "flip must be True or False"),
+        ({"flip_test": None}, "flip_test must be True or False"),
+        ({"ema": 1.0}, "ema must be a number of at least 0 and below 1, got 1.0"),
+        ({"ema": -0.1}, "ema.*at least 0"),
+        ({"ema": "0.9"}, "ema.*got '0.9'"),
         ({"channels_last": None}, "channels_last must be True or False"),
         ({"resize": 0}, "resize.*at least 1"),
         ({"resize": 96.0}, "resize.*whole number"),
@@ -943,7 +1043,7 @@ def test_wrong_held_out_data_is_named_before_an_hour_of_training(few):
     for valid, message in [
         ((IMAGES.float(), LABELS), "images must be uint8"),
         ((IMAGES, LABELS[:3]), "labels must have shape"),
-        ((IMAGES, LABELS + 7), "labels run from 7 to 12"),
+        ((IMAGES, LABELS + 7), "labels run from 0 to 12"),
     ]:
         with pytest.raises(ValueError, match=message):
             fit(net, few, Recipe(batch_size=10), valid=valid)
