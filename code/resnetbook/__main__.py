@@ -6,6 +6,7 @@ import pathlib
 import sys
 
 import torch
+from tqdm import tqdm
 
 from resnetbook import data, parallel, runs
 from resnetbook.train import choose_device
@@ -17,6 +18,16 @@ def _data(arguments: argparse.Namespace) -> None:
         f"Fashion-MNIST is ready: {len(loaded.train_images):,} training and "
         f"{len(loaded.test_images):,} test images, checked."
     )
+
+
+def _print_epoch(entry: dict) -> None:
+    """One line for an epoch; its seconds are those of training, without evaluation."""
+    line = f"epoch {entry['epoch']}: {entry['seconds']:.1f} s, training loss {entry['train_loss']:.4f}"
+    line += f", training accuracy {entry['train_accuracy']:.4f}"
+    if entry["valid_accuracy"] is not None:
+        line += f", held-out accuracy {entry['valid_accuracy']:.4f}"
+    # It steps aside for the progress bar.
+    tqdm.write(line, file=sys.stdout)
 
 
 def _train(arguments: argparse.Namespace) -> None:
@@ -37,8 +48,11 @@ def _train(arguments: argparse.Namespace) -> None:
         if name in runs.names() and not arguments.again:
             message = "recorded already (--again trains it once more)"
         else:
-            result = runs.record(name, device=arguments.device, root=arguments.root, fabric=fabric)
-            message = f"test accuracy {result['test_accuracy']:.4f}"
+            result = runs.record(
+                name, device=arguments.device, root=arguments.root, fabric=fabric, on_epoch=_print_epoch
+            )
+            seconds = sum(entry["seconds"] for entry in result["history"])
+            message = f"test accuracy {result['test_accuracy']:.4f} after {seconds:,.1f} s of training"
         if fabric is None or fabric.is_global_zero:
             print(f"{name}: {message}")
 

@@ -15,6 +15,7 @@ import os
 import platform
 import statistics
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -275,6 +276,7 @@ def record(
     progress: bool = True,
     experiment: Experiment | None = None,
     fabric: Fabric | None = None,
+    on_epoch: Callable[[dict], None] | None = None,
 ) -> dict:
     """Train a run in full and write its record; an interrupted one goes on from its checkpoint.
 
@@ -289,6 +291,7 @@ def record(
         progress: show one progress bar.
         experiment: what to train instead of the experiment of that name.
         fabric: as for :func:`resnetbook.train.fit`; it brings the device.
+        on_epoch: called with each new entry of the history.
 
     Raises:
         KeyError: if there is no such run.
@@ -321,6 +324,7 @@ def record(
         fabric=fabric,
         checkpoint=checkpoint,
         progress=progress,
+        on_epoch=on_epoch,
     )
     test_images = dataset.test_images[: experiment.num_test]
     test_labels = dataset.test_labels[: experiment.num_test]

@@ -119,7 +119,7 @@ def tiny(toy, tmp_path, monkeypatch):
         {"family": "cifar", "depth": 8, "width": 2, "in_channels": 1, "stem_stride": 4},
         Recipe(num_epochs=1, batch_size=40),
         seeds=2,
-        held_out=0,
+        held_out=20,
         about="Small enough for a test.",
     )
     monkeypatch.setattr(runs, "EXPERIMENTS", {"tiny-one": experiment})
@@ -138,7 +138,16 @@ def test_train_records_once_and_again_on_request(tiny, capsys):
     assert main(["train", "tiny-one-seed0", "--device", "cpu"]) == 0
     accuracy = runs.load("tiny-one-seed0")["test_accuracy"]
     out, err = capsys.readouterr()
-    assert out == f"tiny-one-seed0: test accuracy {accuracy:.4f}\n"
+    epochs = runs.load("tiny-one-seed0")["history"]
+    *lines, last = out.splitlines()
+    for line, epoch in zip(lines, epochs, strict=True):
+        assert line == (
+            f"epoch {epoch['epoch']}: {epoch['seconds']:.1f} s, training loss {epoch['train_loss']:.4f}, "
+            f"training accuracy {epoch['train_accuracy']:.4f}, "
+            f"held-out accuracy {epoch['valid_accuracy']:.4f}"
+        )
+    seconds = sum(epoch["seconds"] for epoch in epochs)
+    assert last == f"tiny-one-seed0: test accuracy {accuracy:.4f} after {seconds:,.1f} s of training"
     assert "3/3" in err  # the progress bar
 
     path = runs.RECORDS / "tiny-one-seed0.json"
@@ -177,13 +186,15 @@ def test_of_several_processes_only_the_first_speaks(tiny, capsys, monkeypatch, f
 
     def record(name, **options):
         given.append(options["fabric"])
-        return {"test_accuracy": 0.5}
+        return {"test_accuracy": 0.5, "history": [{"seconds": 2.0}, {"seconds": 1.5}]}
 
     monkeypatch.setattr(parallel, "launched", lambda device: fabric)
     monkeypatch.setattr(runs, "record", record)
     assert main(["train", "tiny-one-seed0", "--device", "cpu"]) == 0
     assert given == [fabric]
-    assert capsys.readouterr().out == ("tiny-one-seed0: test accuracy 0.5000\n" if first else "")
+    assert capsys.readouterr().out == (
+        "tiny-one-seed0: test accuracy 0.5000 after 3.5 s of training\n" if first else ""
+    )
 
 
 @pytest.mark.parametrize(
