@@ -85,14 +85,23 @@ def _bench(arguments: argparse.Namespace) -> None:
     try:
         from resnetbook import bench
 
+        if arguments.json and not arguments.json.parent.is_dir():
+            # Said before minutes of measuring, not after.
+            raise ValueError(f"cannot write {arguments.json}: there is no folder {arguments.json.parent}")
         result = bench.measure(
-            arguments.side, arguments.batch_size, arguments.batches, arguments.rounds, arguments.device
+            arguments.side or bench.SIDES,
+            arguments.batch_size,
+            arguments.batches,
+            arguments.rounds,
+            arguments.device,
+            arguments.profile,
         )
     except ImportError as error:
         raise ValueError(f"{error.name} is missing: pip install -r requirements.txt") from error
     print(bench.table(result))
     if arguments.json:
-        arguments.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        named = {"name": arguments.json.stem} | result
+        arguments.json.write_text(json.dumps(named, indent=1) + "\n", encoding="utf-8")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -120,11 +129,14 @@ def main(argv: list[str] | None = None) -> int:
     command.set_defaults(run=_notebooks)
 
     command = commands.add_parser("bench", help="measure training speed, d2l's loop and ours in turn")
-    command.add_argument("--side", type=int, default=96, help="of the images in pixels (default: 96)")
+    command.add_argument(
+        "--side", type=int, action="append", help="of the images in pixels; may be repeated (default: 96, 28)"
+    )
     command.add_argument("--batch-size", type=int, default=256, help="images per step (default: 256)")
-    command.add_argument("--batches", type=int, default=2, help="steps per turn (default: 2)")
+    command.add_argument("--batches", type=int, help="steps per turn (default: enough for two seconds)")
     command.add_argument("--rounds", type=int, default=5, help="turns of each (default: 5)")
     command.add_argument("--device", help="cpu, cuda or mps (default: the best there is)")
+    command.add_argument("--profile", action="store_true", help="also say where the time of a step goes")
     command.add_argument("--json", type=pathlib.Path, help="also write the result to this file")
     command.set_defaults(run=_bench)
 

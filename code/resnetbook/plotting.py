@@ -3,13 +3,13 @@
 Every function draws on the Axes that it is given, or on new ones, and returns them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
+from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch, Patch
 
 # Okabe and Ito's colours (https://jfly.uni-koeln.de/color/), told apart by colour-blind readers too.
 # Their yellow is left out: it cannot be seen on white.
@@ -200,4 +200,52 @@ def block_diagram(
     ax.set_xlim(-width / 2 - 0.3, width / 2 + 1.0)
     ax.set_ylim(end - step - 0.4, 0.45)
     ax.axis("off")
+    return ax
+
+
+def time_bars(times: Mapping[str, Mapping[str, float]], ax: Axes | None = None) -> Axes:
+    """Where the time goes: one horizontal bar per name, with a segment for each group, in ms per image.
+
+    Segments carry the group's number, which the legend explains; the narrowest are left without.
+
+    Args:
+        times: for each bar its groups, in seconds per image; all with the same groups.
+        ax: where to draw.
+
+    Raises:
+        ValueError: if there is no bar, or the groups differ.
+    """
+    bars = list(times.items())
+    if not bars:
+        raise ValueError("there are no times to show")
+    groups = list(bars[0][1])
+    if any(list(parts) != groups for _, parts in bars):
+        raise ValueError("every bar needs the same groups, in the same order")
+    # Small enough for a phone without shrinking the text below what can be read.
+    ax = axes(ax, figsize=(4.8, 0.75 * len(bars) + 0.28 * len(groups) + 0.9))
+    # Two greys, as there are more groups than colours; the numbers tell them apart in any case.
+    colors = (*COLORS, "#999999", "#DDDDDD")
+    longest = 1e3 * max(sum(parts.values()) for _, parts in bars)
+    for row, (name, parts) in enumerate(bars):
+        left = 0.0
+        for number, group in enumerate(groups):
+            width = 1e3 * parts[group]
+            color = colors[number % len(colors)]
+            ax.barh(row, width, 0.5, left, color=color, edgecolor="white", linewidth=0.5)
+            if width > 0.035 * longest:
+                ink = "white" if color == COLORS[0] else "black"  # the only dark one
+                ax.text(left + width / 2, row, str(number + 1), ha="center", va="center", color=ink)
+            left += width
+        ax.text(0, row - 0.3, f"{name}: {left:.3g} ms", ha="left", va="bottom")
+    handles = [
+        Patch(facecolor=colors[number % len(colors)], label=f"{number + 1} {group}")
+        for number, group in enumerate(groups)
+    ]
+    ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(0, -0.5 / (0.75 * len(bars))))
+    ax.set_xlabel("ms per image")
+    ax.set_axisbelow(True)
+    ax.set_yticks([])
+    ax.set_ylim(len(bars) - 0.6, -0.75)  # the first bar on top
+    ax.grid(False, axis="y")
+    ax.spines["left"].set_visible(False)
     return ax

@@ -40,7 +40,7 @@ def test_help_names_every_command(capsys):
         ("data", ["--root", "--offline"]),
         ("train", ["--list", "--again", "--device", "--threads", "--root"]),
         ("notebooks", ["--check"]),
-        ("bench", ["--side", "--batch-size", "--batches", "--rounds", "--device", "--json"]),
+        ("bench", ["--side", "--batch-size", "--batches", "--rounds", "--device", "--profile", "--json"]),
     ],
 )
 def test_every_command_explains_every_option(capsys, command, options):
@@ -301,15 +301,26 @@ def test_bench_refuses_nonsense(capsys, arguments, message):
 def test_bench_prints_a_table_and_writes_json(monkeypatch, capsys, tmp_path):
     from resnetbook import bench
 
-    result = {"side": 28}
-    monkeypatch.setattr(
-        bench, "measure", lambda *arguments: result if arguments == (28, 4, 1, 2, "cpu") else 0
-    )
+    result, asked = {"sides": {}}, []
+    monkeypatch.setattr(bench, "measure", lambda *arguments: asked.append(arguments) or result)
     monkeypatch.setattr(bench, "table", lambda found: f"table of {found}")
     options = ["--side", "28", "--batch-size", "4", "--batches", "1", "--rounds", "2", "--device", "cpu"]
-    assert main(["bench", *options, "--json", str(tmp_path / "bench.json")]) == 0
+    options += ["--side", "12", "--profile"]
+    assert main(["bench", *options, "--json", str(tmp_path / "mine.json")]) == 0
+    assert asked == [([28, 12], 4, 1, 2, "cpu", True)]
     assert capsys.readouterr().out == f"table of {result}\n"
-    assert (tmp_path / "bench.json").read_text() == '{\n "side": 28\n}\n'
-    message = fails(capsys, "bench", *options, "--json", str(tmp_path / "missing" / "bench.json"))
-    assert "bench.json" in message
-    assert os.listdir(tmp_path) == ["bench.json"]
+    # It carries its name, as bench.load wants it.
+    assert (tmp_path / "mine.json").read_text() == '{\n "name": "mine",\n "sides": {}\n}\n'
+    assert bench.load("mine", tmp_path) == {"name": "mine", "sides": {}}
+    assert os.listdir(tmp_path) == ["mine.json"]
+
+    assert main(["bench"]) == 0
+    assert asked[1] == ((96, 28), 256, None, 5, None, False)
+
+
+def test_bench_refuses_a_file_that_it_cannot_write_before_it_measures(monkeypatch, capsys, tmp_path):
+    from resnetbook import bench
+
+    monkeypatch.setattr(bench, "measure", lambda *arguments: pytest.fail("measured"))
+    path = tmp_path / "missing" / "bench.json"
+    assert f"cannot write {path}: there is no folder" in fails(capsys, "bench", "--json", str(path))

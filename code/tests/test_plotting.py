@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from resnetbook import plotting
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (7, 8, 8), dtype=np.uint8)
+TIMES = {"theirs": {"loading": 0.001, "rest": 0.003}, "ours": {"loading": 0.00002, "rest": 0.001}}
 MATRIX = np.array([[5, 1, 0], [0, 6, 0], [2, 0, 0]])
 DRAWINGS = {
     "axes": lambda **o: plotting.axes(**o),
@@ -21,6 +22,7 @@ DRAWINGS = {
     "image_grid": lambda **o: plotting.image_grid(IMAGES, [f"no. {i}" for i in range(7)], columns=3, **o),
     "confusion": lambda **o: plotting.confusion(MATRIX, ["coat", "bag", "shirt"], **o),
     "block_diagram": lambda **o: plotting.block_diagram(["3×3, 64", "batch norm"], "A block", **o),
+    "time_bars": lambda **o: plotting.time_bars(TIMES, **o),
 }
 
 
@@ -143,6 +145,35 @@ def test_a_block_is_drawn_with_its_layers_and_its_shortcut(shortcut):
     for text in ("3×3, 64", "batch norm", "ReLU", "x", "H(x)", "64 × 56 × 56"):
         assert text in texts
     assert ("+" in texts) == ("identity" in texts) == (shortcut is not None)
+
+
+def test_time_bars_show_every_group_and_number_what_is_wide_enough():
+    ax = plotting.time_bars(TIMES)
+    boxes = [(bar.get_y(), bar.get_x(), bar.get_width()) for bar in ax.patches]
+    assert np.allclose(boxes, [(-0.25, 0, 1), (-0.25, 1, 3), (0.75, 0, 0.02), (0.75, 0.02, 1)])
+    assert ax.get_xlabel() == "ms per image"
+    assert ax.get_ylim()[0] > ax.get_ylim()[1]  # the first bar is on top
+    texts = [text.get_text() for text in ax.texts]
+    # The third segment is too narrow for its number; names stand with their sums.
+    assert texts == ["1", "2", "theirs: 4 ms", "2", "ours: 1.02 ms"]
+    legend = ax.get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == ["1 loading", "2 rest"]
+    for handle, bar in zip(legend.get_patches(), ax.patches[:2], strict=True):
+        assert handle.get_facecolor() == bar.get_facecolor()
+
+
+def test_time_bars_can_be_told_apart_and_read_on_a_phone():
+    groups = {f"group {number}": 0.001 for number in range(8)}
+    ax = plotting.time_bars({"d2l.train_ch6's loop and loader": groups})
+    colors = {mpl.colors.to_hex(bar.get_facecolor()) for bar in ax.patches}
+    assert len(colors) == 8 and {color.lower() for color in plotting.COLORS} <= colors
+    # At 360 pixels, one CSS pixel for each 1/96 inch of a wider figure is scaled down.
+    scale = 360 / (96 * ax.figure.get_figwidth())
+    sizes = [text.get_fontsize() for text in (*ax.texts, *ax.get_legend().get_texts())]
+    assert min(sizes) * 96 / 72 * scale >= 10
+    for times, message in (({}, "no times"), ({"a": {"x": 1}, "b": {"y": 1}}, "the same groups")):
+        with pytest.raises(ValueError, match=message):
+            plotting.time_bars(times)
 
 
 def test_colours_and_markers_go_together():
