@@ -245,6 +245,12 @@ def recipe_in_words(recipe: dict) -> str:
     if erase := take("erase", 0):
         augmentation.append(f"a rectangle hidden with probability {erase}")
     words.append(f"training images {' and '.join(augmentation)}" if augmentation else "no augmentation")
+    if (parts := take("accumulate", 1)) != 1:
+        words.append(f"each batch in {_count(parts, 'part')}")
+    if decay_of_average := take("ema", 0):
+        words.append(f"moving average of the weights with decay {decay_of_average}")
+    if take("flip_test"):
+        words.append("tested on each image and its mirror image")
     words.append(take("autocast") or "float32")
     if take("channels_last"):
         words.append("channels-last memory")

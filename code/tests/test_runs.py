@@ -404,6 +404,8 @@ def test_the_records_folder_holds_records_and_their_logits_only():
     names = runs.names()
     assert names
     for path in runs.RECORDS.iterdir():
+        if path.name == "bench":  # test_bench.py looks into it
+            continue
         assert path.stem in names and path.suffix in (".json", ".safetensors"), path.name
         assert path.stat().st_size < 2_000_000, path.name
 

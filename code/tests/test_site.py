@@ -613,6 +613,9 @@ def test_every_experiment_is_told_in_words(extension: ModuleType) -> None:
         assert "_" not in recipe + extension.model_in_words(experiment.model), name
         # No field is new to the function: those it would list with their values.
         assert "None" not in recipe and "False" not in recipe and "True" not in recipe, name
+    changed = {"accumulate": 4, "ema": 0.9, "flip_test": True}
+    told = extension.recipe_in_words(dataclasses.asdict(dataclasses.replace(experiment.recipe, **changed)))
+    assert "in 4 parts" in told and "decay 0.9" in told and "mirror image" in told and "_" not in told
     assert "new field 7" in extension.recipe_in_words({"new_field": 7})
     assert extension.model_in_words({"family": "other", "size": 3}) == "other, size 3"
 
