@@ -266,29 +266,7 @@ def training_flops(model: nn.Module, input_shape: tuple[int, int, int], padding:
         padding: count multiplications by the zeros around a map, as is usual. Libraries skip them, so
             on small maps MFU comes out too high: of a 3×3 convolution on a 3×3 map they are 40 %.
     """
-    if padding:
-        return 6 * probes.count_macs(model, input_shape)
-    macs = 0
-
-    def hook(module: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
-        nonlocal macs
-        if isinstance(module, nn.Linear):
-            macs += output[0].numel() * module.in_features
-            return
-        # Ones convolved with ones count the taps that lie on the map, over all places.
-        map_of_ones = torch.ones(1, 1, *inputs[0].shape[2:])
-        kernel = torch.ones(1, 1, *module.kernel_size)
-        places = F.conv2d(map_of_ones, kernel, None, module.stride, module.padding, module.dilation)
-        macs += int(places.sum()) * module.out_channels * (module.in_channels // module.groups)
-
-    layers = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
-    handles = [layer.register_forward_hook(hook) for layer in layers]
-    try:
-        probes.count_macs(model, input_shape)  # runs it once, in evaluation mode
-    finally:
-        for handle in handles:
-            handle.remove()
-    return 6 * macs
+    return 6 * probes.count_macs(model, input_shape, padding)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 def count_parameters(model: nn.Module, trainable_only: bool = False) -> int:
@@ -16,10 +17,14 @@ def count_parameters(model: nn.Module, trainable_only: bool = False) -> int:
 
 
 @contextmanager
-def _hooked(modules: dict[str, nn.Module], hook: Callable[[str, nn.Module, Tensor], None]) -> Iterator[None]:
-    """Call ``hook(name, module, output)`` after each of the modules runs."""
+def _hooked(
+    modules: dict[str, nn.Module], hook: Callable[[str, nn.Module, tuple, Tensor], None]
+) -> Iterator[None]:
+    """Call ``hook(name, module, inputs, output)`` after each of the modules runs."""
     handles = [
-        module.register_forward_hook(lambda module, _, output, name=name: hook(name, module, output))
+        module.register_forward_hook(
+            lambda module, inputs, output, name=name: hook(name, module, inputs, output)
+        )
         for name, module in modules.items()
     ]
     try:
@@ -53,26 +58,37 @@ def _run_once(model: nn.Module, input_shape: tuple[int, int, int]) -> None:
 def shapes(model: nn.Module, input_shape: tuple[int, int, int]) -> dict[str, tuple[int, ...]]:
     """Output shapes ``(N, C, H, W)`` of the direct children, for one image ``(C, H, W)``."""
     found: dict[str, tuple[int, ...]] = {}
-    with _hooked(dict(model.named_children()), lambda name, _, out: found.update({name: tuple(out.shape)})):
+    children = dict(model.named_children())
+    with _hooked(children, lambda name, _module, _inputs, out: found.update({name: tuple(out.shape)})):
         _run_once(model, input_shape)
     return found
 
 
-def macs_by_layer(model: nn.Module, input_shape: tuple[int, int, int]) -> dict[str, int]:
+def macs_by_layer(
+    model: nn.Module, input_shape: tuple[int, int, int], padding: bool = True
+) -> dict[str, int]:
     """Multiply-adds of every convolution and linear layer, for one image ``(C, H, W)``.
 
     A convolution does ``C_out · H_out · W_out · (C_in / groups) · K · K``, a linear layer
     ``in · out``; biases, normalization, activation and pooling are not counted, as is usual.
+    With ``padding=False``, multiplications by the zeros around a map are not counted either.
     """
     found: dict[str, int] = {}
 
-    def hook(name: str, module: nn.Module, output: Tensor) -> None:
-        if isinstance(module, nn.Conv2d):
-            per_output = module.in_channels // module.groups * module.kernel_size[0] * module.kernel_size[1]
+    def hook(name: str, module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        if isinstance(module, nn.Linear):
+            macs = output[0].numel() * module.in_features
         else:
-            per_output = module.in_features
+            kernel = torch.ones(1, 1, *module.kernel_size)
+            taps = output[0, 0].numel() * kernel.numel()  # over all places of one map
+            if not padding:
+                # Ones convolved with ones count those that lie on the map.
+                ones = torch.ones(1, 1, *inputs[0].shape[2:])
+                on_map = F.conv2d(ones, kernel, None, module.stride, module.padding, module.dilation)
+                taps = int(on_map.sum())
+            macs = module.out_channels * (module.in_channels // module.groups) * taps
         # A layer that is used twice counts twice.
-        found[name] = found.get(name, 0) + output[0].numel() * per_output
+        found[name] = found.get(name, 0) + macs
 
     layers = {n: m for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
     with _hooked(layers, hook):
@@ -80,9 +96,9 @@ def macs_by_layer(model: nn.Module, input_shape: tuple[int, int, int]) -> dict[s
     return found
 
 
-def count_macs(model: nn.Module, input_shape: tuple[int, int, int]) -> int:
-    """All multiply-adds for one image ``(C, H, W)``."""
-    return sum(macs_by_layer(model, input_shape).values())
+def count_macs(model: nn.Module, input_shape: tuple[int, int, int], padding: bool = True) -> int:
+    """All multiply-adds for one image ``(C, H, W)``, as :func:`macs_by_layer` counts them."""
+    return sum(macs_by_layer(model, input_shape, padding).values())
 
 
 def gradient_norms(model: nn.Module, loss: Tensor) -> dict[str, float]:
@@ -116,7 +132,9 @@ def activation_norms(
     layers = {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     try:
-        with _hooked(layers, lambda name, _, out: found.update({name: out.float().std().item()})):
+        with _hooked(
+            layers, lambda name, _module, _inputs, out: found.update({name: out.float().std().item()})
+        ):
             model(x)
     finally:
         for name, buffer in model.named_buffers():

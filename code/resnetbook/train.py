@@ -361,7 +361,9 @@ def fit(
     if recipe.ema:
         average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True)
     evaluated = model if average is None else average.module
-    label_range = _label_range(labels if valid is None else torch.cat([labels.cpu(), valid[1].cpu()]))
+    label_ranges = [_label_range(labels)]
+    if valid is not None:
+        label_ranges.append(_label_range(valid[1]))
     steps_per_epoch = math.ceil(len(images) / recipe.batch_size)
     num_steps = recipe.num_epochs * steps_per_epoch
 
@@ -397,7 +399,7 @@ def fit(
                     y = labels[indices[part]]
                     with _autocast(recipe, device):
                         logits = shared_model(prepare(batch[part], recipe))
-                    _check_logits(logits, len(y), label_range)
+                    _check_logits(logits, len(y), label_ranges)
                     logits = logits.float()
                     loss = F.cross_entropy(logits, y, label_smoothing=recipe.label_smoothing)
                     # Processes exchange gradients once a step, during the backward pass of the last part.
@@ -416,7 +418,7 @@ def fit(
             correct = processes.all_reduce(correct, reduce_op="sum")
             if processes.world_size > 1:
                 # Each process has kept running statistics of its own share: take the first's.
-                for module in (model, evaluated):
+                for module in dict.fromkeys((model, evaluated)):
                     statistics = processes.broadcast(dict(module.named_buffers()))
                     module.load_state_dict(statistics, strict=False)
             entry = {
@@ -478,14 +480,14 @@ def evaluate(
     device = choose_device(device)
     model.to(device)
     labels = labels.cpu()
-    label_range = _label_range(labels)
+    label_ranges = [_label_range(labels)]
     batches = []
     with evaluation_mode(model):
         for part in images.split(batch_size):
             x = prepare(part.to(device), recipe)
             with _autocast(recipe, device):
                 logits = model(x)
-                _check_logits(logits, len(part), label_range)
+                _check_logits(logits, len(part), label_ranges)
                 if recipe.flip_test:
                     logits = (logits + model(x.flip(3))) / 2
             batches.append(logits.float().cpu())
@@ -554,7 +556,7 @@ def _label_range(labels: Tensor) -> tuple[int, int]:
     return int(labels.min()), int(labels.max())
 
 
-def _check_logits(logits: Tensor, num_images: int, label_range: tuple[int, int]) -> None:
+def _check_logits(logits: Tensor, num_images: int, label_ranges: list[tuple[int, int]]) -> None:
     if not isinstance(logits, Tensor):
         raise ValueError(f"the model must give logits (N, num_classes), got {type(logits).__name__}")
     if logits.dim() != 2 or len(logits) != num_images:
@@ -562,9 +564,9 @@ def _check_logits(logits: Tensor, num_images: int, label_range: tuple[int, int])
             f"the model must give logits ({num_images}, num_classes) for {num_images} images, "
             f"got {tuple(logits.shape)}"
         )
-    low, high = label_range
-    if low < 0 or high >= logits.shape[1]:
-        raise ValueError(f"labels run from {low} to {high}, the model knows 0 to {logits.shape[1] - 1}")
+    for low, high in label_ranges:
+        if low < 0 or high >= logits.shape[1]:
+            raise ValueError(f"labels run from {low} to {high}, the model knows 0 to {logits.shape[1] - 1}")
 
 
 def _identity(recipe: Recipe, seed: int, images: Tensor, labels: Tensor) -> dict:

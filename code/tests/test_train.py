@@ -237,7 +237,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(few, accumulate):
 
 def test_batch_norm_sees_the_parts_of_an_accumulated_batch(few):
     recipe = Recipe(num_epochs=1, batch_size=35)
-    whole, parts = small_net(), None
+    whole = small_net()
     parts = copy.deepcopy(whole)
     fit(whole, few, recipe)
     fit(parts, few, dataclasses.replace(recipe, accumulate=5))
@@ -1043,7 +1043,7 @@ def test_wrong_held_out_data_is_named_before_an_hour_of_training(few):
     for valid, message in [
         ((IMAGES.float(), LABELS), "images must be uint8"),
         ((IMAGES, LABELS[:3]), "labels must have shape"),
-        ((IMAGES, LABELS + 7), "labels run from 0 to 12"),
+        ((IMAGES, LABELS + 7), "labels run from 7 to 12"),
     ]:
         with pytest.raises(ValueError, match=message):
             fit(net, few, Recipe(batch_size=10), valid=valid)
