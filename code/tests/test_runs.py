@@ -1,8 +1,8 @@
 """Records: written once, read back unchanged, and every committed one is what it says."""
 
 import dataclasses
-import json
 import datetime
+import json
 import math
 import re
 import subprocess
