@@ -502,3 +502,44 @@ def test_records_need_no_data_and_no_training_to_be_read(tmp_path):
         [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert int(done.stdout) == len(runs.names())
+
+
+def last_of_seeds(experiment: str, key: str) -> list[float]:
+    return [{**found["history"][-1], **found}[key] for found in runs.load_seeds(experiment)]
+
+
+def spreads_apart(first: str, second: str, key: str) -> float:
+    """The distance of two means, in units of the seeds' spread, as chapter 3 judges it."""
+    groups = [last_of_seeds(name, key) for name in (first, second)]
+    (mean_1, std_1), (mean_2, std_2) = map(runs.mean_std, groups)
+    return abs(mean_1 - mean_2) / math.sqrt((std_1**2 + std_2**2) / 2)
+
+
+def test_what_chapter_2_says_of_its_seeds_is_so():
+    plain, residual = (
+        {depth: last_of_seeds(f"degradation-{kind}-{depth}", "slice_loss") for depth in (20, 56)}
+        for kind in ("plain", "residual")
+    )
+    assert min(map(len, (*plain.values(), *residual.values()))) >= 5
+    assert max(plain[20]) < min(plain[56])
+    # Most deep residual networks end near the shallow ones, the worst near plain ones of 20 layers.
+    assert sum(loss < min(plain[20]) for loss in residual[56]) > len(residual[56]) / 2
+    assert max(plain[20]) < max(residual[56]) < min(plain[56])
+    assert runs.mean_std(residual[56])[1] > 3 * runs.mean_std(residual[20])[1]
+    assert runs.mean_std(residual[56])[0] > runs.mean_std(residual[20])[0]
+
+
+def test_what_chapter_3_judges_by_the_spread_is_so():
+    a, b, c = "degradation-residual-20", "shortcut-b-20", "shortcut-c-20"
+    assert min(len(runs.load_seeds(name)) for name in (a, b, c)) >= 3
+    assert spreads_apart("degradation-plain-20", a, "test_accuracy") > 2
+    assert all(spreads_apart(*pair, "test_accuracy") < 1 for pair in ((a, b), (b, c), (a, c)))
+    losses = [runs.mean_std(last_of_seeds(name, "slice_loss"))[0] for name in (a, b, c)]
+    assert losses == sorted(losses)
+    for depth, most in ((20, 1), (56, 2)):
+        pair = f"degradation-residual-{depth}", f"preactivation-{depth}"
+        assert min(len(runs.load_seeds(name)) for name in pair) >= 3
+        assert spreads_apart(*pair, "test_accuracy") < most, depth
+    assert spreads_apart(*pair, "slice_loss") < 2
+    first, second = (last_of_seeds(name, "slice_loss") for name in pair)
+    assert max(second) < max(first) and runs.mean_std(second)[0] < runs.mean_std(first)[0]
