@@ -20,7 +20,7 @@ def launched(device: torch.device) -> Fabric | None:
     """The Fabric of the processes that torchrun started; ``None`` where this process is alone.
 
     Every process holds the whole model and exchanges gradients with the others (strategy ``ddp``),
-    through NCCL between GPUs and through gloo between CPUs.
+    through NCCL between GPUs and through gloo between CPUs. Lightning's ``fabric run`` is torchrun, too.
 
     Args:
         device: of the type that the processes compute on; each process then gets its own.
@@ -47,5 +47,7 @@ def launched(device: torch.device) -> Fabric | None:
         devices=processes_here,
         num_nodes=world_size // processes_here,
     )
-    fabric.launch()
+    # Under Lightning's own launcher, `fabric run`, calling launch() is an error.
+    if os.environ.get("LT_CLI_USED") != "1":
+        fabric.launch()
     return fabric
