@@ -366,8 +366,9 @@ def obtain(experiment: str, folder: str | Path = "my-runs") -> Path:
     """Make sure that an experiment has records, as :func:`mode` says, and return their folder.
 
     ``recorded`` trains nothing and returns the book's records. ``quick`` trains one seed for two
-    epochs on 1,000 images (or the experiment's ``quick_images``), with the warm-up shortened
-    alike, and tests it on 1,000, to see it happen; its numbers are not the book's.
+    epochs on 1,000 images (or the experiment's ``quick_images``), with the warm-up and the reach of
+    a moving average shortened alike, and tests it on 1,000, to see it happen; its numbers are not
+    the book's.
     ``full`` trains every seed as the book did, and goes on where it was interrupted. Both train in
     float32 what the book trained in bfloat16, if the device has no instructions for that.
 
@@ -401,8 +402,13 @@ def _quick(experiment: Experiment) -> Experiment:
     # The same share of the steps, as near as whole steps allow.
     num_images = experiment.num_images or data.SHAPES["train-images-idx3-ubyte"][0] - experiment.held_out
     shorter = experiment.quick_images * num_epochs / (num_images * experiment.recipe.num_epochs)
+    # An average with the decay d looks back over about 1 / (1 - d) steps.
+    decay = max(0.0, 1 - (1 - experiment.recipe.ema) / shorter) if experiment.recipe.ema else 0.0
     recipe = dataclasses.replace(
-        experiment.recipe, num_epochs=num_epochs, warmup_steps=round(experiment.recipe.warmup_steps * shorter)
+        experiment.recipe,
+        num_epochs=num_epochs,
+        warmup_steps=round(experiment.recipe.warmup_steps * shorter),
+        ema=decay,
     )
     return dataclasses.replace(
         experiment,

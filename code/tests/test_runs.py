@@ -401,6 +401,16 @@ def test_the_quick_form_of_every_experiment_is_short_and_keeps_its_shape(name):
     assert quick.recipe.warmup_steps / steps == pytest.approx(share, abs=0.01)
 
 
+@pytest.mark.parametrize(("decay", "images"), [(0.999, 60_000), (0.9, 6_000), (0.5, 60_000), (0.0, 60_000)])
+def test_the_quick_form_of_a_moving_average_looks_back_over_the_same_share_of_the_steps(decay, images):
+    recipe = train.Recipe(num_epochs=4, batch_size=100, ema=decay)
+    whole = runs.Experiment({}, recipe, held_out=0, num_images=images, quick_images=1_000)
+    quick = runs._quick(whole).recipe
+    steps_back = 1 / (1 - decay) * (1_000 * 2) / (images * 4) if decay else 1
+    # It can look back over one step at least: that is no average.
+    assert 1 / (1 - quick.ema) == pytest.approx(max(1, steps_back))
+
+
 def test_the_records_folder_holds_records_and_their_logits_only():
     names = runs.names()
     assert names
