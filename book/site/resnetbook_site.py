@@ -272,9 +272,12 @@ def _same_or_by_seed(records: list[dict], text_of: Any) -> str:
 
 def _hardware(record: dict) -> str:
     hardware = record.get("hardware") or {}
-    device = hardware.get("device", "not recorded")
-    threads = hardware.get("threads")
-    return f"{device}, {_count(threads, 'CPU thread')}" if threads else device
+    told = hardware.get("device", "not recorded")
+    if threads := hardware.get("threads"):
+        told += f", {_count(threads, 'CPU thread')}"
+    if processes := hardware.get("processes"):
+        told += f" in each of {processes} processes"
+    return told
 
 
 def _versions(record: dict) -> str:

@@ -552,6 +552,13 @@ def test_seeds_that_differ_are_told_apart(tmp_path: Path, extension: ModuleType)
     assert "A processor, 2 CPU threads (seed 0); A GPU (seed 1)" in body.get_text()
 
 
+def test_a_run_of_several_processes_says_so(tmp_path: Path, extension: ModuleType) -> None:
+    hardware = {"device": "A processor", "threads": 1, "processes": 2}
+    fake_record(tmp_path / "records", "first", 0, 0.9, hardware=hardware)
+    body, _ = render(tmp_path, PAGE)
+    assert "A processor, 1 CPU thread in each of 2 processes" in body.get_text()
+
+
 def test_other_files_among_the_records(tmp_path: Path, extension: ModuleType) -> None:
     folder = tmp_path / "records"
     fake_record(folder, "unknown", 0, 0.9)
