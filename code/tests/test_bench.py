@@ -538,6 +538,39 @@ def test_what_is_recorded_loads_and_prints():
         bench.load("nothing")
 
 
+def test_what_chapter_10_says_of_the_recorded_result_is_so():
+    result = bench.load("cpu")
+    ratios = {
+        side: [entry["ratios"] for entry in found["contestants"].values()]
+        for side, found in result["sides"].items()
+    }
+    profiles = {side: list(found["profile"].values()) for side, found in result["sides"].items()}
+    for side in ("96", "28"):
+        _, float32, channels_last, bfloat16, compiled = ratios[side]
+        assert abs(statistics.median(float32) - 1) < 0.05  # "within a few percent"
+        assert min(channels_last) > 1 and statistics.median(channels_last) < 1.2  # "in every round"
+        assert statistics.median(compiled) <= statistics.median(bfloat16)  # "brought nothing"
+        assert min(bfloat16) < max(compiled)  # "overlap"
+    assert all(c < b for b, c in zip(*ratios["96"][3:], strict=True))  # "slower in every round"
+    assert 1.8 < statistics.median(ratios["96"][3]) < 2  # "nearly right"
+    in_order = sorted(ratios["28"][3])
+    assert in_order[0] < 1.1 and in_order[1] > 1.4  # "four of the five rounds agree"
+
+    def gain(side, part):
+        _, float32, low = (profile["seconds_per_image"][part] for profile in profiles[side])
+        return float32 / low
+
+    for side in ("96", "28"):
+        assert 1.5 < gain(side, "convolution, forward") < 2.1
+    assert 1.5 < gain("96", "convolution, backward") < 2  # "little more than half of their time"
+    assert 1 < gain("28", "convolution, backward") < 1.2  # "nearly as long as before"
+    for profile in profiles["28"]:
+        parts = profile["seconds_per_image"]
+        assert parts["convolution, backward"] > sum(parts.values()) / 2  # "most of the time"
+    peaks = {precision: found["flops_per_second"] for precision, found in result["peaks"].items()}
+    assert 1.8 < peaks["bfloat16"] / peaks["float32"] < 2.2  # "about twice as much"
+
+
 def test_results_are_no_records_of_training_runs():
     assert not set(bench.recorded()) & set(runs.names())
     assert bench.RECORDS.parent == runs.RECORDS

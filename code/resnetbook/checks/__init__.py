@@ -31,11 +31,21 @@ from resnetbook.checks.learning import (
 from resnetbook.checks.network import resnet34
 from resnetbook.checks.plain import batch_norm, conv2d, lenet_counts, output_size, receptive_span
 from resnetbook.checks.residual import bottleneck, residual_block
+from resnetbook.checks.scaling import (
+    accumulate,
+    average_gradients,
+    loss_scaler,
+    ring_seconds,
+    scaled_lr,
+    shares,
+)
 from resnetbook.checks.training import accuracy, confusion_matrix, sgd_step
 
 __all__ = [
     "CheckFailed",
+    "accumulate",
     "accuracy",
+    "average_gradients",
     "basic_parameters",
     "batch_norm",
     "block_parameters",
@@ -50,6 +60,7 @@ __all__ = [
     "equal_cost_channels",
     "gradient_norms",
     "lenet_counts",
+    "loss_scaler",
     "map_sizes",
     "network_parameters",
     "output_size",
@@ -59,7 +70,10 @@ __all__ = [
     "residual_block",
     "residual_factor",
     "resnet34",
+    "ring_seconds",
+    "scaled_lr",
     "sgd_step",
+    "shares",
     "shortcut_parameters",
     "start_as_identity",
 ]

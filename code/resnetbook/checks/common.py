@@ -1,13 +1,16 @@
 """What every check needs: the failure, the frame around a check, calling the reader's code."""
 
+import copy
 import functools
+import math
 import operator
 import traceback
 from collections.abc import Callable
 from numbers import Real
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class CheckFailed(AssertionError):
@@ -108,3 +111,57 @@ def compare_counts(
                 if given == [mistake(*c) for c in cases]:
                     raise CheckFailed(said + message)
             raise CheckFailed(said + otherwise)
+
+
+def near(first: float, second: float) -> bool:
+    """Whether two numbers differ by no more than the rounding of float32 over a few steps."""
+    return math.isclose(first, second, rel_tol=1e-5, abs_tol=1e-12)
+
+
+def call_for_real(solution: Callable[..., float], call: str, *arguments: object, begun: bool) -> float:
+    """The number that the reader's code returns; also one of numpy or torch."""
+    answer = answer_of(solution, *arguments, describe=call, begun=begun)
+    if isinstance(answer, Tensor | np.ndarray) and math.prod(answer.shape) == 1:
+        answer = answer.item()
+    if isinstance(answer, bool) or not isinstance(answer, Real):
+        raise CheckFailed(f"{call} gives {answer!r}: return one number.")
+    return float(answer)
+
+
+def compare_reals(
+    solution: Callable[..., float],
+    name: str,
+    cases: tuple[tuple, ...],
+    trusted: Callable[..., float],
+    mistakes: tuple[tuple[Callable[..., float], str], ...],
+    otherwise: str,
+) -> None:
+    """Compare numbers in every case; a mistake is named if it gives the reader's numbers in all.
+
+    ``otherwise`` is the next step for a mistake that none of them is.
+
+    Raises:
+        CheckFailed: if a number differs.
+    """
+
+    def shown(argument: list[float] | float) -> str:
+        if not isinstance(argument, list):
+            return f"{argument:_}"
+        return f"[{len(argument)} weights]" if len(argument) > 4 else repr(argument)
+
+    calls = [f"{name}({', '.join(map(shown, case))})" for case in cases]
+    # Copies, because a reader may empty or turn round a list.
+    given = [
+        call_for_real(solution, call, *copy.deepcopy(case), begun=i > 0)
+        for i, (call, case) in enumerate(zip(calls, cases, strict=True))
+    ]
+    for call, case, answer in zip(calls, cases, given, strict=True):
+        right = trusted(*case)
+        if near(answer, right):
+            continue
+        known = (
+            message
+            for mistake, message in mistakes
+            if all(near(a, mistake(*c)) for a, c in zip(given, cases, strict=True))
+        )
+        raise CheckFailed(f"{call} gives {answer:.6g}, and it is {right:.6g}. {next(known, otherwise)}")

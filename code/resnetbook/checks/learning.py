@@ -6,16 +6,21 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Real
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resnetbook import blocks, models, probes
 from resnetbook.checks.building import BlockCase, new_block
-from resnetbook.checks.common import CheckFailed, answer_of, call_reader, compare_counts, exercise
+from resnetbook.checks.common import (
+    CheckFailed,
+    call_for_real,
+    call_reader,
+    compare_counts,
+    compare_reals,
+    exercise,
+)
 from resnetbook.checks.tracing import (
     LayerCall,
     kernel,
@@ -171,57 +176,6 @@ def _must_learn(block: nn.Module, x: Tensor) -> None:
 # ---- one number from a formula
 
 
-def _real(solution: Callable[..., float], call: str, *arguments: object, begun: bool) -> float:
-    """The number that the reader's code returns; also one of numpy or torch."""
-    answer = answer_of(solution, *arguments, describe=call, begun=begun)
-    if isinstance(answer, Tensor | np.ndarray) and math.prod(answer.shape) == 1:
-        answer = answer.item()
-    if isinstance(answer, bool) or not isinstance(answer, Real):
-        raise CheckFailed(f"{call} gives {answer!r}: return one number.")
-    return float(answer)
-
-
-def _near(first: float, second: float) -> bool:
-    return math.isclose(first, second, rel_tol=1e-5, abs_tol=1e-8)
-
-
-def _compare_reals(
-    solution: Callable[..., float],
-    name: str,
-    cases: tuple[tuple, ...],
-    trusted: Callable[..., float],
-    mistakes: tuple[tuple[Callable[..., float], str], ...],
-    otherwise: str,
-) -> None:
-    """Compare numbers in every case; a mistake is named if it gives the reader's numbers in all.
-
-    Raises:
-        CheckFailed: if a number differs.
-    """
-
-    def said(case: tuple) -> str:
-        shown = [
-            f"[{len(argument)} weights]"
-            if isinstance(argument, list) and len(argument) > 4
-            else repr(argument)
-            for argument in case
-        ]
-        return f"{name}({', '.join(shown)})"
-
-    # Copies, because a reader may empty or turn round a list.
-    given = [_real(solution, said(case), *copy.deepcopy(case), begun=i > 0) for i, case in enumerate(cases)]
-    for case, answer in zip(cases, given, strict=True):
-        right = trusted(*case)
-        if _near(answer, right):
-            continue
-        known = (
-            message
-            for mistake, message in mistakes
-            if all(_near(a, mistake(*c)) for a, c in zip(given, cases, strict=True))
-        )
-        raise CheckFailed(f"{said(case)} gives {answer:.6g}, and it is {right:.6g}. {next(known, otherwise)}")
-
-
 def _chain(
     weights: list[float],
     x: float,
@@ -302,7 +256,7 @@ def chain_derivative(solution: Callable[[list[float], float], float]) -> str:
 
     empty = "An empty chain puts out its input, so the derivative is 1: begin the product with it."
 
-    _compare_reals(
+    compare_reals(
         solution,
         "chain_derivative",
         cases,
@@ -404,8 +358,10 @@ def residual_factor(solution: Callable[[int, float], float]) -> str:
         CheckFailed: if blocks with that factor give another growth.
     """
     cases = ((1, 2.0), (50, 2.0), (27, math.e), (10, 1.0), (100, 10.0), (3, 27.0))
-    _compare_reals(
-        lambda n, growth: abs(_real(solution, f"residual_factor({n}, {growth:.4g})", n, growth, begun=n > 1)),
+    compare_reals(
+        lambda n, growth: abs(
+            call_for_real(solution, f"residual_factor({n}, {growth:.4g})", n, growth, begun=n > 1)
+        ),
         "residual_factor",
         cases,
         lambda n, growth: math.sqrt(math.expm1(math.log(growth) / n)),
