@@ -51,6 +51,15 @@ def trained(torchrun, tmp_path_factory):
     return folders
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(torchrun, tmp_path_factory):
+    """Where two processes end that nobody interrupts."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    done = torchrun("resume", folder)
+    assert done.returncode == 0, done.stderr
+    return torch.load(folder / "end.pt")
+
+
 def state_distance(ours: dict, theirs: dict) -> float:
     assert ours.keys() == theirs.keys()
     return max((a.float() - theirs[name].float()).abs().max().item() for name, a in ours.items())
@@ -117,24 +126,22 @@ def test_a_record_says_how_many_processes_made_it(trained):
         assert list((folder / "checkpoints").iterdir()) == []
 
 
-def test_a_process_that_dies_ends_the_job_and_the_last_checkpoint_resumes_it(torchrun, tmp_path):
-    straight, broken = tmp_path / "straight", tmp_path / "broken"
-    straight.mkdir()
-    broken.mkdir()
-    assert torchrun("resume", straight).returncode == 0
-    died = torchrun("die", broken)
+def test_a_process_that_dies_ends_the_job_and_the_last_checkpoint_resumes_it(
+    torchrun, uninterrupted, tmp_path
+):
+    died = torchrun("die", tmp_path)
     assert died.returncode != 0
     # Who died of what, and what to do.
     assert "Root Cause" in died.stderr and "Signal 9 (SIGKILL)" in died.stderr
     # torchrun may end rank 0 before it has told of its broken connection.
-    advice = f"start the job again; it resumes from {broken / 'run.pt'}"
+    advice = f"start the job again; it resumes from {tmp_path / 'run.pt'}"
     assert advice in died.stderr or "Signal 15 (SIGTERM)" in died.stderr
-    assert not (broken / "end.pt").exists()
-    again = torchrun("resume", broken)
+    assert not (tmp_path / "end.pt").exists()
+    again = torchrun("resume", tmp_path)
     assert again.returncode == 0, again.stderr
-    expected, found = torch.load(straight / "end.pt"), torch.load(broken / "end.pt")
-    assert found["losses"] == expected["losses"]
-    assert state_distance(found["state"], expected["state"]) == 0
+    found = torch.load(tmp_path / "end.pt")
+    assert found["losses"] == uninterrupted["losses"]
+    assert state_distance(found["state"], uninterrupted["state"]) == 0
 
 
 @pytest.mark.parametrize("checkpoint", [None, Path("run.pt")])
@@ -152,21 +159,17 @@ def test_an_error_among_several_processes_says_how_to_go_on(checkpoint):
     assert notes_of(ValueError("no broken connection"), 2) == []
 
 
-def test_lightnings_own_launcher_starts_the_same_training(torchrun, tmp_path):
-    by_torchrun, by_fabric = tmp_path / "torchrun", tmp_path / "fabric"
-    by_torchrun.mkdir()
-    by_fabric.mkdir()
-    assert torchrun("resume", by_torchrun).returncode == 0
+def test_lightnings_own_launcher_starts_the_same_training(uninterrupted, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "lightning.fabric.cli", "--accelerator=cpu", "--strategy=ddp"]
-    command += ["--devices=2", f"--main-port={port}", str(SCRIPT), "resume", str(by_fabric)]
+    command += ["--devices=2", f"--main-port={port}", str(SCRIPT), "resume", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    expected, found = torch.load(by_torchrun / "end.pt"), torch.load(by_fabric / "end.pt")
-    assert found["losses"] == expected["losses"]
-    assert state_distance(found["state"], expected["state"]) == 0
+    found = torch.load(tmp_path / "end.pt")
+    assert found["losses"] == uninterrupted["losses"]
+    assert state_distance(found["state"], uninterrupted["state"]) == 0
 
 
 def test_a_process_alone_has_no_fabric(monkeypatch):

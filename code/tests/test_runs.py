@@ -7,6 +7,7 @@ import math
 import re
 import subprocess
 import sys
+from statistics import fmean
 
 import numpy as np
 import pytest
@@ -525,10 +526,6 @@ def spreads_apart(first: str, second: str, key: str) -> float:
     return abs(mean_1 - mean_2) / math.sqrt((std_1**2 + std_2**2) / 2)
 
 
-def mean_of_seeds(experiment: str, key: str) -> float:
-    return runs.mean_std(last_of_seeds(experiment, key))[0]
-
-
 def test_what_chapter_2_says_of_its_seeds_is_so():
     plain, residual = (
         {
@@ -540,17 +537,17 @@ def test_what_chapter_2_says_of_its_seeds_is_so():
     for losses in (plain, residual):
         assert all(len(values) >= (5 if depth in (20, 56) else 3) for depth, values in losses.items())
     # Plain: nothing is lost up to 14 layers; then every seed is behind every seed of the row above.
-    assert runs.mean_std(plain[14])[0] <= runs.mean_std(plain[8])[0]
+    assert fmean(plain[14]) <= fmean(plain[8])
     for shallower, deeper in ((14, 20), (20, 32), (32, 44), (44, 56)):
         assert max(plain[shallower]) < min(plain[deeper])
     # Residual: depth helps up to 32 layers; beyond, most seeds end near those, and the worst among plain
     # ones of 20 to 32 layers or a little above.
-    means = [runs.mean_std(residual[depth])[0] for depth in (8, 14, 20, 32)]
+    means = [fmean(residual[depth]) for depth in (8, 14, 20, 32)]
     assert means == sorted(means, reverse=True)
     for depth in (44, 56):
         near = [loss for loss in residual[depth] if loss < min(plain[20])]
         assert len(near) > len(residual[depth]) / 2
-        assert runs.mean_std(residual[depth])[0] > max(means[-2:])
+        assert fmean(residual[depth]) > max(means[-2:])
         assert runs.mean_std(residual[depth])[1] > 3 * runs.mean_std(residual[20])[1]
         assert max(plain[20]) < max(residual[depth]) < min(plain[depth])
         assert max(residual[depth]) < 1.1 * max(plain[32])
@@ -562,26 +559,23 @@ def test_what_chapter_2_says_of_its_limits_is_so():
         {name: last_of_seeds(f"{name}-plain-{depth}", "slice_loss") for name in conditions}
         for depth in (20, 56)
     )
-    gap = {name: runs.mean_std(deep[name])[0] - runs.mean_std(shallow[name])[0] for name in conditions}
+    gap = {name: fmean(deep[name]) - fmean(shallow[name]) for name in conditions}
     for name in conditions[1:]:
         assert min(deep[name]) > max(shallow[name]), name
         assert gap[name] < gap["degradation"], name
     for name in conditions[1:3]:  # "about half"
         assert 0.35 < gap[name] / gap["degradation"] < 0.65, name
-        assert mean_of_seeds(f"{name}-plain-56", "slice_loss") < mean_of_seeds(
-            "degradation-plain-56", "slice_loss"
-        )
+        assert fmean(deep[name]) < fmean(deep["degradation"])
     # "ends worse than before", "next to nothing"
     assert min(shallow["limits-low-rate"]) > max(shallow["degradation"])
-    assert abs(gap["limits-long-warmup"]) > 5 * abs(
-        mean_of_seeds("limits-long-warmup-plain-20", "slice_loss")
-        - mean_of_seeds("degradation-plain-20", "slice_loss")
+    assert gap["limits-long-warmup"] > 5 * abs(
+        fmean(shallow["limits-long-warmup"]) - fmean(shallow["degradation"])
     )
     assert min(deep["limits-long"]) > max(shallow["degradation"])
     # What the shortcut is worth, "more with every row".
     worth = [
-        mean_of_seeds(f"degradation-plain-{depth}", "slice_loss")
-        - mean_of_seeds(f"degradation-residual-{depth}", "slice_loss")
+        fmean(last_of_seeds(f"degradation-plain-{depth}", "slice_loss"))
+        - fmean(last_of_seeds(f"degradation-residual-{depth}", "slice_loss"))
         for depth in (8, 14, 20, 32, 44, 56)
     ]
     assert worth == sorted(worth) and worth[0] < 0.01
@@ -592,7 +586,7 @@ def test_what_chapter_3_judges_by_the_spread_is_so():
     assert min(len(runs.load_seeds(name)) for name in (a, b, c)) >= 3
     assert spreads_apart("degradation-plain-20", a, "test_accuracy") > 2
     assert all(spreads_apart(*pair, "test_accuracy") < 1 for pair in ((a, b), (b, c), (a, c)))
-    losses = [runs.mean_std(last_of_seeds(name, "slice_loss"))[0] for name in (a, b, c)]
+    losses = [fmean(last_of_seeds(name, "slice_loss")) for name in (a, b, c)]
     assert losses == sorted(losses)
     for depth, most in ((20, 1), (56, 2)):
         pair = f"degradation-residual-{depth}", f"preactivation-{depth}"
@@ -600,4 +594,4 @@ def test_what_chapter_3_judges_by_the_spread_is_so():
         assert spreads_apart(*pair, "test_accuracy") < most, depth
     assert spreads_apart(*pair, "slice_loss") < 2
     first, second = (last_of_seeds(name, "slice_loss") for name in pair)
-    assert max(second) < max(first) and runs.mean_std(second)[0] < runs.mean_std(first)[0]
+    assert max(second) < max(first) and fmean(second) < fmean(first)

@@ -118,14 +118,23 @@ def near(first: float, second: float) -> bool:
     return math.isclose(first, second, rel_tol=1e-5, abs_tol=1e-12)
 
 
+def as_real(value: object, complaint: str) -> float:
+    """One number, also one of numpy or torch.
+
+    Raises:
+        CheckFailed: if it is none; ``complaint`` may quote it as ``{value!r}``.
+    """
+    if isinstance(value, Tensor | np.ndarray) and math.prod(value.shape) == 1:
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise CheckFailed(complaint.format(value=value))
+    return float(value)
+
+
 def call_for_real(solution: Callable[..., float], call: str, *arguments: object, begun: bool) -> float:
     """The number that the reader's code returns; also one of numpy or torch."""
     answer = answer_of(solution, *arguments, describe=call, begun=begun)
-    if isinstance(answer, Tensor | np.ndarray) and math.prod(answer.shape) == 1:
-        answer = answer.item()
-    if isinstance(answer, bool) or not isinstance(answer, Real):
-        raise CheckFailed(f"{call} gives {answer!r}: return one number.")
-    return float(answer)
+    return as_real(answer, f"{call} gives {{value!r}}: return one number.")
 
 
 def compare_reals(

@@ -12,7 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resnetbook.checks.common import CheckFailed, answer_of, call_reader, compare_reals, exercise, near
+from resnetbook.checks.common import (
+    CheckFailed,
+    answer_of,
+    as_real,
+    call_reader,
+    compare_reals,
+    exercise,
+    near,
+)
 
 
 def _scaled_lr(
@@ -334,7 +342,9 @@ def loss_scaler(solution: Callable[[float, int], object]) -> str:
         history: list[str] = []
         for step, (taken, after, used) in enumerate(_trusted_scaler(events, scale, interval)):
             before = _scale_of(scaler)
-            _must_be(before, scale, history, "scale is {given:g} where it must be {right:g}")
+            if not near(before, scale):
+                where = f"After {', '.join(history)}" if history else "At the start"
+                raise CheckFailed(f"{where}: scale is {before:g} where it must be {scale:g}.")
             bad = events[step]
             gradients = _gradients(step, scale, bad)
             in_network = list(gradients)  # what the parameters' .grad would still point to
@@ -361,17 +371,7 @@ def _scale_of(scaler: object) -> float:
         CheckFailed: if there is none, or it is no number.
     """
     value = getattr(scaler, "scale", None)
-    if isinstance(value, Tensor) and value.numel() == 1:
-        value = value.item()
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise CheckFailed(f"scaler.scale is {value!r}: keep the scale there, as a number.")
-    return float(value)
-
-
-def _must_be(given: float, right: float, history: list[str], words: str) -> None:
-    if not near(given, right):
-        where = f"After {', '.join(history)}: " if history else "At the start: "
-        raise CheckFailed(where + words.format(given=given, right=right) + ".")
+    return as_real(value, "scaler.scale is {value!r}: keep the scale there, as a number.")
 
 
 def _compare_update(said: object, taken: bool, bad: str | None, history: list[str]) -> None:
@@ -662,10 +662,9 @@ def _compare_loss(said: object, loss: float, where: str, call: str) -> None:
         raise CheckFailed(
             where + "the gradients are right, but what you return still holds the computation: use .item()."
         )
-    if isinstance(said, Tensor) and said.numel() == 1:
-        said = said.item()
-    if isinstance(said, bool) or not isinstance(said, Real):
-        raise CheckFailed(f"{where}the gradients are right, but {call} gives {said!r}: return the mean loss.")
+    said = as_real(
+        said, f"{where}the gradients are right, but {call} gives {{value!r}}: return the mean loss."
+    )
     if abs(said - loss) > 1e-4:
         raise CheckFailed(
             f"{where}the gradients are right, but you return {said:.4f} and the mean loss is {loss:.4f}: "
