@@ -205,6 +205,8 @@ def model_in_words(model: dict) -> str:
         words.append(f"stem of stride {rest.pop('stem_stride', 1)}")
     else:
         words = [family]
+    if rest.pop("zero_init_residual", False):
+        words.append("each block begins as its shortcut")
     words += [f"{key.replace('_', ' ')} {value}" for key, value in rest.items()]
     return ", ".join(words)
 

@@ -99,6 +99,48 @@ _DEGRADATION_RECIPE = Recipe(
     num_epochs=6, batch_size=128, lr=0.1, weight_decay=1e-4, warmup_steps=200, channels_last=True
 )
 
+# Chapter 6, the ladder: each row is the row above and one change, from the source recipe on.
+_LADDER: dict[str, dict] = {
+    "0-source": {},
+    "1-normalize-he": {"normalize": True, "initialization": "model"},
+    "2-sgd": {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-4},
+    "3-cosine": {"schedule": "cosine"},
+    "4-stem": {"resize": None},  # and the small stem, which is the model's
+    "5-flip": {"flip": True},
+}
+# Then each of these alone, on top of the ladder's last row.
+_ADDITIONS: dict[str, dict] = {
+    "6-shift": {"shift": 2},
+    "7-smoothing": {"label_smoothing": 0.1},
+    "8-erasing": {"erase": 0.5},
+    "9-zero-init": {},  # the model's
+    "10-ema": {"ema": 0.99},
+    "11-flip-test": {"flip_test": True},
+}
+
+
+def _ablation() -> dict[str, Experiment]:
+    """The rows of chapter 6's table: a narrow ResNet-18, 5 epochs, 50,000 images."""
+    model = {"family": "resnet", "depth": 18, "width": 8, "in_channels": 1, "num_classes": 10}
+    recipe = dataclasses.replace(_SOURCE_RECIPE, num_epochs=5)
+    rows = {}
+    for name, changes in _LADDER.items():
+        recipe = dataclasses.replace(recipe, **changes)
+        if name == "4-stem":
+            model = model | {"stem": "small"}
+        rows[name] = Experiment(
+            model, recipe, seeds=5, about="A step of the ladder: one change to the step before."
+        )
+    for name, changes in _ADDITIONS.items():
+        special = {"zero_init_residual": True} if name == "9-zero-init" else {}
+        rows[name] = Experiment(
+            model | special,
+            dataclasses.replace(recipe, **changes),
+            seeds=5,
+            about="One addition to the last step of the ladder, ablation-5-flip.",
+        )
+    return {f"ablation-{name}": row for name, row in rows.items()}
+
 
 def _experiments() -> dict[str, Experiment]:
     grey = {"in_channels": 1, "num_classes": 10}
@@ -180,7 +222,7 @@ def _experiments() -> dict[str, Experiment]:
             {"depth": depth, "shortcut": "A", "preactivation": True},
             f"Pre-activation blocks (v2); post-activation is degradation-residual-{depth}.",
         )
-    return experiments
+    return experiments | _ablation()
 
 
 EXPERIMENTS = _experiments()
