@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import itertools
 import json
 import math
 import re
@@ -595,3 +596,101 @@ def test_what_chapter_3_judges_by_the_spread_is_so():
     assert spreads_apart(*pair, "slice_loss") < 2
     first, second = (last_of_seeds(name, "slice_loss") for name in pair)
     assert max(second) < max(first) and fmean(second) < fmean(first)
+
+
+def test_what_chapter_6_says_of_its_rows_is_so():
+    rows = [name for name in runs.EXPERIMENTS if name.startswith("ablation-")]
+    assert [int(name.split("-")[1]) for name in rows] == list(range(12))
+    loaded = [runs.load_seeds(name) for name in rows]
+    assert all([record["seed"] for record in records] == [0, 1, 2, 3, 4] for records in loaded)
+    held_out = [last_of_seeds(name, "valid_accuracy") for name in rows]
+    test = [last_of_seeds(name, "test_accuracy") for name in rows]
+    training = [last_of_seeds(name, "train_accuracy") for name in rows]
+
+    def verdict(accuracy: list[list[float]], row: int) -> str:
+        reference = min(row - 1, 5)
+        differences = [new - old for old, new in zip(accuracy[reference], accuracy[row], strict=True)]
+        mean, std = runs.mean_std(differences)
+        # The page's bound, Student's t for 5 pairs; scipy is not among what the book needs.
+        clear = abs(mean) > 2.776 * std / math.sqrt(5)
+        return ("better" if mean > 0 else "worse") if clear else "not clear"
+
+    verdicts = [verdict(held_out, row) for row in range(1, 12)]
+    assert verdicts == [
+        "not clear",
+        "not clear",
+        "better",
+        "not clear",
+        "worse",
+        "worse",
+        "not clear",
+        "not clear",
+        "worse",
+        "not clear",
+        "better",
+    ]
+    # "every change that was clear there has the same sign here"
+    for row, told in enumerate(verdicts, start=1):
+        gain = fmean(test[row]) - fmean(test[min(row - 1, 5)])
+        assert told == "not clear" or (gain > 0) == (told == "better"), row
+    # Row 1: "a gain of nearly eleven points, or a loss of thirty-four"
+    pairs = [new - old for old, new in zip(held_out[0], held_out[1], strict=True)]
+    assert 0.105 < max(pairs) < 0.11 and -0.345 < min(pairs) < -0.335
+    # Row 2: every seed gains "three points or more", one of them decides the mean, and the spread shrinks.
+    pairs = [new - old for old, new in zip(held_out[1], held_out[2], strict=True)]
+    assert min(pairs) > 0.03 and max(pairs) > 10 * min(pairs) and max(pairs) > sum(pairs) / 2
+    assert pairs.index(max(pairs)) == held_out[1].index(min(held_out[1]))
+    steps = [fmean(held_out[row]) - fmean(held_out[row - 1]) for row in range(1, 6)]
+    assert sorted(steps)[-2:] == [steps[2], steps[1]]  # "most of the way"
+    spreads = [runs.mean_std(accuracy)[1] for accuracy in held_out]
+    assert max(spreads[2:]) < min(spreads[:2]) / 4
+    # Row 3: the largest falls from one epoch to the next.
+    falls = []
+    for row in range(4):
+        falls.append([])
+        for record in loaded[row]:
+            rising = [entry["train_accuracy"] for entry in record["history"]]
+            assert rising == sorted(rising)
+            curve = [entry["valid_accuracy"] for entry in record["history"]]
+            falls[row].append(max(old - new for old, new in itertools.pairwise(curve)))
+    assert sum(fall > 0.02 for fall in falls[0] + falls[1]) == 8 and max(falls[1]) > 0.25
+    assert sum(0.004 < fall < 0.025 for fall in falls[2]) == 4 and max(falls[3]) < 0.003
+    # Row 4: "a quarter more multiply-adds", and not the sign of chapter 5. Row 5: "three tenths".
+    assert loaded[4][0]["macs"] / loaded[3][0]["macs"] == pytest.approx(1.25, abs=0.03)
+    stems = [fmean(last_of_seeds(f"stem-{name}", "valid_accuracy")) for name in ("small-28", "imagenet-96")]
+    assert stems[0] < stems[1] and 0 < fmean(held_out[4]) - fmean(held_out[3]) < 0.004
+    assert 0.0025 < fmean(held_out[4]) - fmean(held_out[5]) < 0.0035 and fmean(training[5]) < fmean(
+        training[4]
+    )
+    # Row 6: "more than a point". Rows 5, 10 and 11: "the same trainings".
+    assert fmean(held_out[5]) - fmean(held_out[6]) > 0.01
+    for row in (10, 11):
+        for one, other in zip(loaded[5], loaded[row], strict=True):
+            assert [e["train_loss"] for e in one["history"]] == [e["train_loss"] for e in other["history"]]
+    # Row 11: "most of the gain is what row 5 had lost".
+    gain, lost = (fmean(held_out[row]) - fmean(held_out[5]) for row in (11, 4))
+    assert gain / 2 < lost < gain
+    # "The level is lower in every row."
+    assert all(fmean(test[row]) < fmean(held_out[row]) for row in range(12))
+
+
+def test_what_chapter_6_says_of_costs_is_so():
+    def cost(name: str) -> float:
+        first = runs.load_seeds(name)[0]
+        return 3 * first["macs"] * first["num_images"] * first["recipe"]["num_epochs"]
+
+    speed, source, row_5 = "speed-90-cpu", "source-recipe", "ablation-5-flip"
+    accuracy = {name: fmean(last_of_seeds(name, "test_accuracy")) for name in (speed, source, row_5)}
+    assert cost(source) > 300 * cost(speed)  # "hundreds of times as much"
+    assert abs(accuracy[source] - accuracy[speed]) < 0.006  # "about as good"
+    assert accuracy[row_5] > accuracy[source] and cost(row_5) < cost(source) / 90  # "a hundredth"
+    for row in ("ablation-0-source", row_5):  # "about a fiftieth" for each image
+        assert 40 < runs.load_seeds(source)[0]["macs"] / runs.load_seeds(row)[0]["macs"] < 60
+    best = fmean(last_of_seeds("degradation-residual-20", "test_accuracy"))
+    assert best > max(accuracy.values())
+    records = runs.load_seeds(speed)
+    assert len(records) == 5 and all(record["test_accuracy"] >= 0.9 for record in records)
+    assert all(record["hardware"]["threads"] == 2 for record in records)
+    # "some sixty times as much computing" as one of the live runs of section 5
+    live = 3 * 4_000 * probes.count_macs(models.cifar_resnet(8, in_channels=1, stem_stride=2), (1, 28, 28))
+    assert 50 < cost(row_5) / 3 / live < 70

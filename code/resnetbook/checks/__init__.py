@@ -30,6 +30,14 @@ from resnetbook.checks.learning import (
 )
 from resnetbook.checks.network import resnet34
 from resnetbook.checks.plain import batch_norm, conv2d, lenet_counts, output_size, receptive_span
+from resnetbook.checks.recipes import (
+    compare_seeds,
+    ema,
+    learning_rate,
+    momentum_step,
+    shift_images,
+    smoothed_cross_entropy,
+)
 from resnetbook.checks.residual import bottleneck, residual_block
 from resnetbook.checks.scaling import (
     accumulate,
@@ -52,16 +60,20 @@ __all__ = [
     "bottleneck",
     "bottleneck_macs",
     "chain_derivative",
+    "compare_seeds",
     "confusion_matrix",
     "conv2d",
     "degradation_gap",
     "diagnose",
     "dirac_kernel",
+    "ema",
     "equal_cost_channels",
     "gradient_norms",
+    "learning_rate",
     "lenet_counts",
     "loss_scaler",
     "map_sizes",
+    "momentum_step",
     "network_parameters",
     "output_size",
     "paths_through",
@@ -74,6 +86,8 @@ __all__ = [
     "scaled_lr",
     "sgd_step",
     "shares",
+    "shift_images",
     "shortcut_parameters",
+    "smoothed_cross_entropy",
     "start_as_identity",
 ]
