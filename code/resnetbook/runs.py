@@ -142,7 +142,11 @@ def _ablation() -> dict[str, Experiment]:
         if name == "4-stem":
             model = model | {"stem": "small"}
         rows[name] = Experiment(
-            model, recipe, seeds=5, about="A step of the ladder: one change to the step before."
+            model,
+            recipe,
+            seeds=5,
+            quick_images=6_000,
+            about="A step of the ladder: one change to the step before.",
         )
     for name, changes in _ADDITIONS.items():
         special = {"zero_init_residual": True} if name == "9-zero-init" else {}
@@ -150,6 +154,7 @@ def _ablation() -> dict[str, Experiment]:
             model | special,
             dataclasses.replace(recipe, **changes),
             seeds=5,
+            quick_images=6_000,
             about="One addition to the last step of the ladder, ablation-5-flip.",
         )
     return {f"ablation-{name}": row for name, row in rows.items()}
