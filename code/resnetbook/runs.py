@@ -100,22 +100,23 @@ _DEGRADATION_RECIPE = Recipe(
 )
 
 # Chapter 6, the ladder: each row is the row above and one change, from the source recipe on.
-_LADDER: dict[str, dict] = {
-    "0-source": {},
-    "1-normalize-he": {"normalize": True, "initialization": "model"},
-    "2-sgd": {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-4},
-    "3-cosine": {"schedule": "cosine"},
-    "4-stem": {"resize": None},  # and the small stem, which is the model's
-    "5-flip": {"flip": True},
+# Each change has two parts: what it changes in the model, and what in the recipe.
+_LADDER: dict[str, tuple[dict, dict]] = {
+    "0-source": ({}, {}),
+    "1-normalize-he": ({}, {"normalize": True, "initialization": "model"}),
+    "2-sgd": ({}, {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-4}),
+    "3-cosine": ({}, {"schedule": "cosine"}),
+    "4-stem": ({"stem": "small"}, {"resize": None}),
+    "5-flip": ({}, {"flip": True}),
 }
 # Then each of these alone, on top of the ladder's last row.
-_ADDITIONS: dict[str, dict] = {
-    "6-shift": {"shift": 2},
-    "7-smoothing": {"label_smoothing": 0.1},
-    "8-erasing": {"erase": 0.5},
-    "9-zero-init": {},  # the model's
-    "10-ema": {"ema": 0.99},
-    "11-flip-test": {"flip_test": True},
+_ADDITIONS: dict[str, tuple[dict, dict]] = {
+    "6-shift": ({}, {"shift": 2}),
+    "7-smoothing": ({}, {"label_smoothing": 0.1}),
+    "8-erasing": ({}, {"erase": 0.5}),
+    "9-zero-init": ({"zero_init_residual": True}, {}),
+    "10-ema": ({}, {"ema": 0.99}),
+    "11-flip-test": ({}, {"flip_test": True}),
 }
 
 # Chapter 6, time to 0.90 on a processor: small maps, few layers, two epochs of one large cycle.
@@ -134,29 +135,22 @@ _SPEED_RECIPE = Recipe(
 
 def _ablation() -> dict[str, Experiment]:
     """The rows of chapter 6's table: a narrow ResNet-18, 5 epochs, 50,000 images."""
-    model = {"family": "resnet", "depth": 18, "width": 8, "in_channels": 1, "num_classes": 10}
-    recipe = dataclasses.replace(_SOURCE_RECIPE, num_epochs=5)
+    row = Experiment(
+        {"family": "resnet", "depth": 18, "width": 8, "in_channels": 1, "num_classes": 10},
+        dataclasses.replace(_SOURCE_RECIPE, num_epochs=5),
+        seeds=5,
+        quick_images=6_000,
+    )
+
+    def changed(model: dict, recipe: dict, about: str) -> Experiment:
+        recipe = dataclasses.replace(row.recipe, **recipe)
+        return dataclasses.replace(row, model=row.model | model, recipe=recipe, about=about)
+
     rows = {}
     for name, changes in _LADDER.items():
-        recipe = dataclasses.replace(recipe, **changes)
-        if name == "4-stem":
-            model = model | {"stem": "small"}
-        rows[name] = Experiment(
-            model,
-            recipe,
-            seeds=5,
-            quick_images=6_000,
-            about="A step of the ladder: one change to the step before.",
-        )
+        row = rows[name] = changed(*changes, about="A step of the ladder: one change to the step before.")
     for name, changes in _ADDITIONS.items():
-        special = {"zero_init_residual": True} if name == "9-zero-init" else {}
-        rows[name] = Experiment(
-            model | special,
-            dataclasses.replace(recipe, **changes),
-            seeds=5,
-            quick_images=6_000,
-            about="One addition to the last step of the ladder, ablation-5-flip.",
-        )
+        rows[name] = changed(*changes, about="One addition to the last step of the ladder, ablation-5-flip.")
     return {f"ablation-{name}": row for name, row in rows.items()}
 
 
