@@ -142,16 +142,20 @@ def _ablation() -> dict[str, Experiment]:
         quick_images=6_000,
     )
 
-    def changed(model: dict, recipe: dict, about: str) -> Experiment:
+    def changed(row: Experiment, model: dict, recipe: dict, about: str) -> Experiment:
         recipe = dataclasses.replace(row.recipe, **recipe)
         return dataclasses.replace(row, model=row.model | model, recipe=recipe, about=about)
 
     rows = {}
     for name, changes in _LADDER.items():
-        row = rows[name] = changed(*changes, about="A step of the ladder: one change to the step before.")
+        row = rows[name] = changed(
+            row, *changes, about="A step of the ladder: one change to the step before."
+        )
     for name, changes in _ADDITIONS.items():
-        rows[name] = changed(*changes, about="One addition to the last step of the ladder, ablation-5-flip.")
-    return {f"ablation-{name}": row for name, row in rows.items()}
+        rows[name] = changed(
+            row, *changes, about="One addition to the last step of the ladder, ablation-5-flip."
+        )
+    return {f"ablation-{name}": experiment for name, experiment in rows.items()}
 
 
 def _experiments() -> dict[str, Experiment]:
