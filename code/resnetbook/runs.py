@@ -254,9 +254,10 @@ def _experiments() -> dict[str, Experiment]:
         narrow, "The time to a test accuracy of 0.94 on two CPU cores", num_epochs=9, **mirrored
     )
     experiments["epochs-5"] = one_cycle(narrow, "How good in 5 epochs", num_epochs=5)
-    experiments["epochs-20"] = one_cycle(
-        narrow, "How good in 20 epochs", num_epochs=20, erase=0.5, **mirrored
-    )
+    for num_epochs in (20, 50):
+        experiments[f"epochs-{num_epochs}"] = one_cycle(
+            narrow, f"How good in {num_epochs} epochs", num_epochs=num_epochs, erase=0.5, **mirrored
+        )
     return experiments | _ablation()
 
 
