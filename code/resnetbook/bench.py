@@ -513,13 +513,14 @@ def measure(
         rounds: turns of each contestant.
         device: default: CUDA, MPS or the CPU, whichever there is.
         profile: also say where the time of a step goes (:func:`profile_step`), for d2l's loop, ours in
-            float32 and the best that is not compiled.
+            float32 and the best that is not compiled, in as many further rounds.
 
     Returns:
         ``{"batch_size", "rounds", "sides": {"96": side, …}, "left_out": {name: why}, "peaks": {precision:
         what peak returns}, "hardware", "versions", "date", "commit", "clean_tree", "command"}``. A side is
         ``{"num_batches", "training_flops", "training_flops_without_padding": per image, "contestants",
-        "profile": if asked for, {name: what profile_step returns}}``, and a contestant
+        "profile": if asked for, {name: what profile_step returns for the turn whose step was the median,
+        and "turns": the step_seconds of every turn}}``, and a contestant
         ``{"precision", "images_per_second": [one for each round], "median", "ratios": to d2l, round by
         round, "ratio": their median, "mfu": median speed times training_flops, as a share of the peak of
         its precision, "mfu_without_padding"}``.
@@ -571,8 +572,7 @@ def measure(
             speeds = _take_turns(cast, rounds, count * batch_size)
             result["sides"][str(side)] = _judge(cast, speeds, side, count, result["peaks"])
             if profile:
-                profiles = {name: profile_step(cast[name], batch_size) for name in _to_profile(cast)}
-                result["sides"][str(side)]["profile"] = profiles
+                result["sides"][str(side)]["profile"] = _profiles(cast, rounds, batch_size)
     return result
 
 
@@ -580,6 +580,23 @@ def _to_profile(cast: dict[str, Contestant]) -> list[str]:
     """d2l's loop, ours in float32, and the last that is not compiled: the fastest of those."""
     not_compiled = [name for name in cast if not name.endswith("compiled")]
     return [*not_compiled[:2], not_compiled[-1]]
+
+
+def _profiles(cast: dict[str, Contestant], rounds: int, batch_size: int) -> dict[str, dict]:
+    """Of each loop that is profiled the median turn: on a busy machine a single one can be far off."""
+    turns: dict[str, list[dict]] = {name: [] for name in _to_profile(cast)}
+    for _ in range(rounds):
+        for name, found in turns.items():
+            found.append(profile_step(cast[name], batch_size))
+    return {name: _median_turn(found) for name, found in turns.items()}
+
+
+def _median_turn(turns: list[dict]) -> dict:
+    """The whole turn, so that its groups add up, and the length of a step in every turn."""
+    in_order = sorted(turns, key=lambda turn: turn["step_seconds"])
+    # Of two in the middle the shorter.
+    median = in_order[(len(turns) - 1) // 2]
+    return median | {"turns": [turn["step_seconds"] for turn in turns]}
 
 
 def _command(
@@ -699,7 +716,7 @@ def _wrapped(text: str) -> list[str]:
 
 
 def _profile_lines(profiles: dict[str, dict], side: str) -> list[str]:
-    lines = [f"where the time goes at {side}×{side}, ms per image; columns:"]
+    lines = [f"where the time of the median turn goes at {side}×{side}, ms per image; columns:"]
     lines += [f"  ({number}) {name}" for number, name in enumerate(profiles, 1)]
     columns = [entry["seconds_per_image"] for entry in profiles.values()]
     lines.append(f"{'':40}" + "".join(f"{f'({number})':>9}" for number in range(1, len(columns) + 1)))

@@ -465,6 +465,24 @@ def test_a_profile_that_cannot_be_made_is_refused(toy, monkeypatch):
         bench.measure([28], batch_size=4, num_batches=2, device="cpu", profile=True)
 
 
+def test_loops_are_profiled_in_turn_and_the_median_turn_is_kept(monkeypatch):
+    contestant = bench.Contestant(small_net(), lambda: 1.0, "float32", 3)
+    cast = dict.fromkeys(
+        (D2L, "ours, float32", "ours, channels-last", "ours, bfloat16, compiled"), contestant
+    )
+    lengths = iter([9.0, 1.0, 5.0, 3.0, 2.0, 4.0, 4.0, 9.0, 6.0])
+    monkeypatch.setattr(bench, "profile_step", lambda *_: {"step_seconds": next(lengths)})
+    found = bench._profiles(cast, 3, 4)
+    assert found == {
+        D2L: {"step_seconds": 4.0, "turns": [9.0, 3.0, 4.0]},
+        "ours, float32": {"step_seconds": 2.0, "turns": [1.0, 2.0, 9.0]},
+        "ours, channels-last": {"step_seconds": 5.0, "turns": [5.0, 4.0, 6.0]},
+    }
+    lengths = iter([3.0, 5.0, 6.0, 1.0, 4.0, 8.0])
+    found = bench._profiles(cast, 2, 4)
+    assert [entry["step_seconds"] for entry in found.values()] == [1.0, 4.0, 6.0]
+
+
 def test_a_step_that_fails_leaves_no_hooks(toy):
     net, functions = small_net(), (train.augment, train.prepare)
 
