@@ -552,6 +552,7 @@ def test_what_is_recorded_loads_and_prints():
             entries = side["contestants"]
             assert all(len(entry["ratios"]) == result["rounds"] for entry in entries.values()), name
             assert all(0 < entry["mfu_without_padding"] < 1 for entry in entries.values()), name
+            assert all(len(e["turns"]) == result["rounds"] for e in side.get("profile", {}).values()), name
     with pytest.raises(KeyError, match="no record 'nothing'"):
         bench.load("nothing")
 
@@ -562,29 +563,46 @@ def test_what_chapter_10_says_of_the_recorded_result_is_so():
         side: [entry["ratios"] for entry in found["contestants"].values()]
         for side, found in result["sides"].items()
     }
-    profiles = {side: list(found["profile"].values()) for side, found in result["sides"].items()}
     for side in ("96", "28"):
         _, float32, channels_last, bfloat16, compiled = ratios[side]
-        assert abs(statistics.median(float32) - 1) < 0.05  # "within a few percent"
-        assert min(channels_last) > 1 and statistics.median(channels_last) < 1.2  # "in every round"
-        assert statistics.median(compiled) <= statistics.median(bfloat16)  # "brought nothing"
-        assert min(bfloat16) < max(compiled)  # "overlap"
-    assert all(c < b for b, c in zip(*ratios["96"][3:], strict=True))  # "slower in every round"
-    assert 1.8 < statistics.median(ratios["96"][3]) < 2  # "nearly right"
-    in_order = sorted(ratios["28"][3])
-    assert in_order[0] < 1.1 and in_order[1] > 1.4  # "four of the five rounds agree"
+        assert min(channels_last) > 1.1  # "by a tenth or more in every round"
+        assert 1.17 < statistics.median(channels_last) < 1.2  # "by nearly a fifth"
+        assert all(c < b for b, c in zip(bfloat16, compiled, strict=True))  # "in every round ... slower"
+    float32, bfloat16 = ratios["96"][1], ratios["96"][3]
+    assert 0.82 < min(float32) < 0.85 and 1.12 < max(float32) < 1.15  # "a sixth slower", "an eighth faster"
+    assert statistics.median(float32) < 1.05
+    assert 1.9 < statistics.median(bfloat16) / statistics.median(float32) < 2.1  # "about right"
+    float32, bfloat16 = ratios["28"][1], ratios["28"][3]
+    assert 1.08 < min(float32) and 1.05 < statistics.median(float32) < 1.15  # "a tenth faster in every round"
+    assert max(bfloat16) < 1.7  # "wrong at 28×28"
 
-    def gain(side, part):
-        _, float32, low = (profile["seconds_per_image"][part] for profile in profiles[side])
-        return float32 / low
-
-    for side in ("96", "28"):
-        assert 1.5 < gain(side, "convolution, forward") < 2.1
-    assert 1.5 < gain("96", "convolution, backward") < 2  # "little more than half of their time"
-    assert 1 < gain("28", "convolution, backward") < 1.2  # "nearly as long as before"
-    for profile in profiles["28"]:
-        parts = profile["seconds_per_image"]
-        assert parts["convolution, backward"] > sum(parts.values()) / 2  # "most of the time"
+    for side, found in result["sides"].items():
+        profiles = [profile["seconds_per_image"] for profile in found["profile"].values()]
+        d2l, float32, bfloat16 = profiles
+        convolutions = [parts["convolution, forward"] + parts["convolution, backward"] for parts in profiles]
+        for parts, seconds in zip(profiles[1:], convolutions[1:], strict=True):
+            assert seconds > 0.8 * sum(parts.values())  # "more than four fifths"
+            assert parts["convolution, backward"] > sum(parts.values()) / 2  # "more than half of a step"
+        for parts in profiles:  # the figure's alternative text
+            assert parts["convolution, backward"] > 1.9 * parts["convolution, forward"]
+        forward, backward = (
+            bfloat16[part] / float32[part] for part in ("convolution, forward", "convolution, backward")
+        )
+        if side == "96":
+            assert 0.5 < convolutions[2] / convolutions[1] < 0.56  # "little more than half"
+        else:
+            assert 0.4 < forward < 0.56 and 0.78 < backward < 0.85  # "about as much", "four fifths"
+        slower = {part: d2l[part] / float32[part] for part in bench.GROUPS[:4]}
+        assert list(slower)[2:] == ["batch norm", "activation, pooling, addition"]
+        assert sorted(slower.values())[-2:] == sorted(list(slower.values())[2:])  # "in proportion most"
+        assert 1.4 < min(list(slower.values())[2:]) and max(slower.values()) < 2.3  # "about twice as long"
+        for number, (name, profile) in enumerate(found["profile"].items()):
+            seconds = [turn / result["batch_size"] for turn in profile["turns"]]
+            race = 1 / found["contestants"][name]["median"]
+            if number == 0:  # d2l's "takes longer, by a different amount in each turn"
+                assert min(seconds) > 1.04 * race and max(seconds) > 1.2 * min(seconds)
+            else:  # "about as long"
+                assert 0.96 * race < min(seconds) and max(seconds) < 1.06 * race
     peaks = {precision: found["flops_per_second"] for precision, found in result["peaks"].items()}
     assert 1.8 < peaks["bfloat16"] / peaks["float32"] < 2.2  # "about twice as much"
 
