@@ -680,7 +680,7 @@ def test_what_chapter_6_says_of_costs_is_so():
         return 3 * first["macs"] * first["num_images"] * first["recipe"]["num_epochs"]
 
     speed, source, row_5 = "speed-90-cpu", "source-recipe", "ablation-5-flip"
-    one_network = ["epochs-5", "speed-94-cpu", "epochs-20"]
+    one_network = ["epochs-5", "speed-94-cpu", "epochs-20", "epochs-50"]
     accuracy = {
         name: fmean(last_of_seeds(name, "test_accuracy")) for name in (speed, source, row_5, *one_network)
     }
@@ -697,19 +697,29 @@ def test_what_chapter_6_says_of_costs_is_so():
     assert cost(source) / cost("epochs-5") == pytest.approx(20, rel=0.15)
     wide, narrow = (runs.load_seeds(name)[0]["parameters"] for name in (source, "epochs-5"))
     assert wide / narrow == pytest.approx(16, rel=0.02)
-    # "the cost about doubles each time, and the error falls by some tenths of a point"
-    for shorter, longer in itertools.pairwise(one_network):
-        assert cost(longer) / cost(shorter) == pytest.approx(2, rel=0.15)
+    # "the cost about doubles each time", then "two and a half times"; "the error falls by some tenths"
+    for (shorter, longer), times in zip(itertools.pairwise(one_network), (2, 2, 2.5), strict=True):
+        assert cost(longer) / cost(shorter) == pytest.approx(times, rel=0.15)
         assert 0.001 < accuracy[longer] - accuracy[shorter] < 0.008
-    assert len(runs.load_seeds("epochs-20")) == 2  # "with two seeds only"
+    assert len(runs.load_seeds("epochs-20")) == 5
+    longest = runs.load_seeds("epochs-50")
+    assert len(longest) == 3  # "three seeds only"
+    for record in longest:  # "an hour on one thread"
+        assert record["hardware"]["threads"] == 1
+        assert sum(entry["seconds"] for entry in record["history"]) == pytest.approx(3600, rel=0.15)
+    assert cost(source) / cost("epochs-50") == pytest.approx(2, rel=0.15)  # the figure's alternative text
+    # In the range of fast.ai's runs, as cited on the page: 0.932, 0.943 to 0.945, 0.949
+    for name, others in (("epochs-5", 0.932), ("epochs-20", 0.944), ("epochs-50", 0.949)):
+        assert abs(accuracy[name] - others) < 0.005
     assert max(last_of_seeds(source, "test_accuracy")) < 0.93  # "no run ... comes near" 0.94
-    # Section 6 says in which settings the three differ: epochs, mirror images, erasing.
+    # Section 6 says in which settings the four differ: epochs, mirror images, erasing.
     recipes = [runs.load_seeds(name)[0]["recipe"] for name in one_network]
-    told = {"num_epochs": (5, 9, 20), "flip": (False, True, True), "flip_test": (False, True, True)}
-    told["erase"] = (0.0, 0.0, 0.5)
+    mirrored = (False, True, True, True)
+    told = {"num_epochs": (5, 9, 20, 50), "flip": mirrored, "flip_test": mirrored}
+    told["erase"] = (0.0, 0.0, 0.5, 0.5)
     for field in recipes[0]:
         values = tuple(recipe[field] for recipe in recipes)
-        assert values == told.get(field, (recipes[0][field],) * 3), field
+        assert values == told.get(field, (recipes[0][field],) * 4), field
     assert (recipes[0]["lr"], recipes[0]["weight_decay"]) == (0.2, 5e-4)
     medians = {}
     for name, goal, limit in ((speed, 0.90, 21), ("speed-94-cpu", 0.94, 480)):
