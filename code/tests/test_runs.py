@@ -712,6 +712,16 @@ def test_what_chapter_6_says_of_costs_is_so():
     for name, others in (("epochs-5", 0.932), ("epochs-20", 0.944), ("epochs-50", 0.949)):
         assert abs(accuracy[name] - others) < 0.005
     assert max(last_of_seeds(source, "test_accuracy")) < 0.93  # "no run ... comes near" 0.94
+    # Mode full, "six to eight hours" on two cores, evaluation included; records hold training alone.
+    hours = 0.0
+    for name, experiment in runs.EXPERIMENTS.items():
+        if name.startswith(("ablation-", "epochs-", "speed-")):
+            core_seconds = fmean(
+                record["hardware"]["threads"] * sum(entry["seconds"] for entry in record["history"])
+                for record in runs.load_seeds(name)
+            )
+            hours += experiment.seeds * core_seconds / 2 / 3600
+    assert 5.5 < hours < 7
     # Section 6 says in which settings the four differ: epochs, mirror images, erasing.
     recipes = [runs.load_seeds(name)[0]["recipe"] for name in one_network]
     mirrored = (False, True, True, True)
