@@ -701,12 +701,7 @@ def test_what_chapter_6_says_of_costs_is_so():
     for (shorter, longer), times in zip(itertools.pairwise(one_network), (2, 2, 2.5), strict=True):
         assert cost(longer) / cost(shorter) == pytest.approx(times, rel=0.15)
         assert 0.001 < accuracy[longer] - accuracy[shorter] < 0.008
-    assert len(runs.load_seeds("epochs-20")) == 5
-    longest = runs.load_seeds("epochs-50")
-    assert len(longest) == 3  # "three seeds only"
-    for record in longest:  # "an hour on one thread"
-        assert record["hardware"]["threads"] == 1
-        assert sum(entry["seconds"] for entry in record["history"]) == pytest.approx(3600, rel=0.15)
+    assert all(len(runs.load_seeds(name)) == 5 for name in one_network)
     assert cost(source) / cost("epochs-50") == pytest.approx(2, rel=0.15)  # the figure's alternative text
     # In the range of fast.ai's runs, as cited on the page: 0.932, 0.943 to 0.945, 0.949
     for name, others in (("epochs-5", 0.932), ("epochs-20", 0.944), ("epochs-50", 0.949)):
