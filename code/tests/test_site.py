@@ -684,6 +684,7 @@ class Visit:
     rendered: int = 0
     width: int = 0
     wide: list[str] = field(default_factory=list)
+    scrolled: list[str] = field(default_factory=list)
     background: float = 0.0
     faint: list[str] = field(default_factory=list)
 
@@ -771,6 +772,12 @@ _WIDE = """limit => [...document.querySelectorAll("article *")]
   .map(e => `<${e.tagName.toLowerCase()} class="${e.className}"> ${e.textContent.trim().slice(0, 60)}`)"""
 
 
+# Code of at most 80 columns that cannot be seen whole without scrolling.
+_SCROLLED = """() => [...document.querySelectorAll('article div.highlight > pre')]
+  .filter(e => e.scrollWidth > e.clientWidth && e.textContent.split('\\n').every(line => line.length <= 80))
+  .map(e => e.textContent.trim().slice(0, 60))"""
+
+
 def visit(browser, address: str, page_name: str, width: int, scheme: str) -> Visit:
     """Open a page with every other host blocked, wait for its math, and look at it."""
     seen = Visit()
@@ -810,6 +817,7 @@ def visit(browser, address: str, page_name: str, width: int, scheme: str) -> Vis
         page.evaluate("() => document.querySelectorAll('article details').forEach(d => d.open = true)")
         seen.width = page.evaluate("() => document.scrollingElement.scrollWidth")
         seen.wide = page.evaluate(_WIDE, width)
+        seen.scrolled = page.evaluate(_SCROLLED)
         seen.background, seen.faint = page.evaluate(_LOOK)
     finally:
         context.close()
@@ -846,6 +854,10 @@ def test_all_math_is_rendered(desktop: dict[str, Visit]) -> None:
     assert desktop["book/intro.html"].math > 0
     for name, seen in desktop.items():
         assert seen.rendered == seen.math, f"{name}: {seen.rendered} of {seen.math} formulas are rendered"
+
+
+def test_80_columns_of_code_fit_on_a_desktop(desktop: dict[str, Visit]) -> None:
+    assert not _complaints(desktop, "scrolled")
 
 
 def test_nothing_is_wider_than_a_phone(phone: dict[str, Visit]) -> None:
