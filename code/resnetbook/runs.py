@@ -258,6 +258,12 @@ def _experiments() -> dict[str, Experiment]:
         experiments[f"epochs-{num_epochs}"] = one_cycle(
             narrow, f"How good in {num_epochs} epochs", num_epochs=num_epochs, erase=0.5, **mirrored
         )
+    # Not chosen by a trial: what did harm in five epochs, asked again where there are ten times as many.
+    experiments["epochs-50-shift"] = dataclasses.replace(
+        experiments["epochs-50"],
+        recipe=dataclasses.replace(experiments["epochs-50"].recipe, shift=2),
+        about="As epochs-50, and each training image moved by up to two pixels; fixed before its first run.",
+    )
     return experiments | _ablation()
 
 
