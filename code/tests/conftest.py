@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resnetbook import checks, data
+from resnetbook import checks, data, notebooks, runs
 
 matplotlib.use("Agg")
 
@@ -109,3 +109,36 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+def page_text(chapter: str) -> str:
+    """What a reader may read of a chapter or page, in one line: prose, what cells print, alt texts.
+
+    Args:
+        chapter: ``"06"`` for the notebook of that number, else the name of a page such as ``"glossary"``.
+    """
+    if not chapter.isdecimal():
+        return " ".join((notebooks.BOOK / f"{chapter}.md").read_text(encoding="utf-8").split())
+    (path,) = notebooks.paths([chapter])
+    notebook = nbformat.read(path, as_version=4)
+    parts = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+    parts += notebooks.text_outputs(notebook)
+    parts += [str(cell.metadata.get("mystnb", "")) for cell in notebook.cells]
+    return " ".join(" ".join(parts).split())
+
+
+def claim(chapter: str, words: str, holds: bool = True) -> None:
+    """The page says these words, and what they say is so.
+
+    Args:
+        chapter: as for :func:`page_text`.
+        words: quoted from the page; line breaks and runs of spaces do not count.
+        holds: what the words say, computed from records or from a trusted source.
+    """
+    assert " ".join(words.split()) in page_text(chapter), f"{chapter} does not say: {words}"
+    assert holds, f"{chapter} says, and it is not so: {words}"
+
+
+def last_of_seeds(experiment: str, key: str) -> list[float]:
+    """A value of the record, or of its last epoch, for every recorded seed."""
+    return [{**found["history"][-1], **found}[key] for found in runs.load_seeds(experiment)]

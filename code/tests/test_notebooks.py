@@ -15,7 +15,15 @@ FIRST_CELL = """\
 import importlib.util
 
 if importlib.util.find_spec("resnetbook") is None:
-    %pip install --quiet "git+https://github.com/resnetbook/resnetbook#subdirectory=code\""""
+    %pip install --quiet "git+https://github.com/resnetbook/resnetbook#subdirectory=code"
+    importlib.invalidate_caches()
+    if importlib.util.find_spec("resnetbook") is None:
+        raise ModuleNotFoundError(
+            "The book's helpers were not installed; pip's lines above say why. "
+            "Without a network, put the book's folder code/ beside this notebook, "
+            "run  %pip install --no-deps --no-build-isolation ./code  in a new cell, "
+            "and go on below."
+        )"""
 
 
 def read(path):
