@@ -69,16 +69,19 @@ def _notebooks(arguments: argparse.Namespace) -> None:
     for path in notebooks.paths(arguments.names):
         print(f"{path.name} …", flush=True)
         try:
-            if not arguments.check:
+            if not (arguments.check or arguments.again):
                 notebooks.refresh(path)
-            elif different := notebooks.check(path):
+                continue
+            different = notebooks.execute_again(path) if arguments.again else notebooks.check(path)
+            if different:
                 print(different)
                 stale.append(path.name)
         except CellExecutionError as error:
             # It quotes the cell and its traceback; nbclient's own traceback says nothing more.
             raise ValueError(f"{path.name}: {error}") from error
     if stale:
-        raise ValueError(f"not fresh: {', '.join(stale)}; run python -m resnetbook notebooks")
+        advice = "see above" if arguments.again else "run python -m resnetbook notebooks"
+        raise ValueError(f"not the committed outputs: {', '.join(stale)}; {advice}")
 
 
 def _bench(arguments: argparse.Namespace) -> None:
@@ -126,6 +129,11 @@ def main(argv: list[str] | None = None) -> int:
     command = commands.add_parser("notebooks", help="run the book's notebooks, and store their outputs")
     command.add_argument("names", nargs="*", help="such as 04 or 04_blocks.ipynb (default: all)")
     command.add_argument("--check", action="store_true", help="only compare with the stored outputs")
+    command.add_argument(
+        "--again",
+        action="store_true",
+        help="run quick cells twice, then again both ways, and compare",
+    )
     command.set_defaults(run=_notebooks)
 
     command = commands.add_parser("bench", help="measure training speed, d2l's loop and ours in turn")

@@ -1,15 +1,19 @@
 """Run the book's notebooks as a reader would, and compare their outputs with the committed ones."""
 
+import contextlib
 import copy
 import difflib
 import os
 import re
 import shutil
 import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 
 BOOK = Path(__file__).resolve().parents[2] / "book"
@@ -37,6 +41,32 @@ def paths(names: list[str] | None = None) -> list[Path]:
     return chosen
 
 
+@contextlib.contextmanager
+def _client(path: Path, mode: str, timeout: int) -> Iterator[NotebookClient]:
+    """A client for a copy of the notebook, in an empty folder with nothing but itself."""
+    with tempfile.TemporaryDirectory(prefix="resnetbook-") as folder:
+        shutil.copy(path, folder)
+        notebook = nbformat.read(Path(folder) / path.name, as_version=4)
+        environment = {"RESNETBOOK_RUNS": mode, "SOURCE_DATE_EPOCH": "0"}
+        before = {name: os.environ.get(name) for name in environment}
+        os.environ.update(environment)
+        try:
+            yield NotebookClient(
+                notebook,
+                timeout=timeout,
+                kernel_name="python3",
+                resources={"metadata": {"path": folder}},
+                record_timing=False,
+                coalesce_streams=True,
+            )
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
+
+
 def execute(path: Path, mode: str = "recorded", timeout: int = 900) -> NotebookNode:
     """Run a notebook from top to bottom, in an empty folder with nothing but itself.
 
@@ -52,29 +82,60 @@ def execute(path: Path, mode: str = "recorded", timeout: int = 900) -> NotebookN
         nbclient.exceptions.CellExecutionError: if a cell fails.
         ValueError: if a cell writes anything but a progress bar to standard error.
     """
-    with tempfile.TemporaryDirectory(prefix="resnetbook-") as folder:
-        shutil.copy(path, folder)
-        notebook = nbformat.read(Path(folder) / path.name, as_version=4)
-        environment = {"RESNETBOOK_RUNS": mode, "SOURCE_DATE_EPOCH": "0"}
-        before = {name: os.environ.get(name) for name in environment}
-        os.environ.update(environment)
-        try:
-            NotebookClient(
-                notebook,
-                timeout=timeout,
-                kernel_name="python3",
-                resources={"metadata": {"path": folder}},
-                record_timing=False,
-                coalesce_streams=True,
-            ).execute()
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    del os.environ[name]
-                else:
-                    os.environ[name] = value
-    _clean(notebook, path.name)
-    return notebook
+    with _client(path, mode, timeout) as client:
+        client.execute()
+    _clean(client.nb, path.name)
+    return client.nb
+
+
+def execute_again(path: Path, quick: float = 3.0, timeout: int = 900) -> str:
+    """Run a notebook as a reader who plays with it, and say where that breaks.
+
+    From top to bottom, every quick cell twice; then all quick cells again forwards, and backwards. None
+    may fail, and each must print what it printed at first (but for numbers in cells that vary).
+
+    Args:
+        path: the notebook.
+        quick: a cell that takes fewer seconds than this is quick.
+        timeout: seconds for one cell.
+
+    Returns:
+        A line for each cell and pass that differs; empty if none does.
+
+    Raises:
+        nbclient.exceptions.CellExecutionError: if a cell fails when it is run for the first time.
+    """
+    problems = []
+    with _client(path, "recorded", timeout) as client, client.setup_kernel():
+        cells = [(i, cell) for i, cell in enumerate(client.nb.cells) if cell.cell_type == "code"]
+        first: dict[int, str] = {}
+
+        def once_more(number: int, when: str) -> None:
+            position, cell = cells[number]
+            # A copy: a cell that fails keeps what it printed at first.
+            cell = copy.deepcopy(cell)
+            try:
+                client.execute_cell(cell, position)
+            except CellExecutionError as error:
+                problems.append(f"code cell {number + 1} fails {when}: {error.ename}: {error.evalue}")
+                return
+            if (printed := _text_of(cell)) != first[number]:
+                diff = difflib.unified_diff(
+                    first[number].splitlines(), printed.splitlines(), "at first", when, lineterm="", n=0
+                )
+                problems.append(f"code cell {number + 1}:\n" + "\n".join(diff))
+
+        for number, (position, cell) in enumerate(cells):
+            start = time.perf_counter()
+            client.execute_cell(cell, position)
+            if time.perf_counter() - start < quick:
+                first[number] = _text_of(cell)
+                once_more(number, "at once again")
+        for number in first:
+            once_more(number, "after the end, forwards")
+        for number in reversed(first):
+            once_more(number, "after the end, backwards")
+    return "\n".join(problems)
 
 
 def _clean(notebook: NotebookNode, name: str) -> None:
@@ -99,26 +160,28 @@ def _clean(notebook: NotebookNode, name: str) -> None:
     )
 
 
+def _text_of(cell: NotebookNode) -> str:
+    """What a code cell prints and returns, as text; pictures and progress bars are left out."""
+    parts = []
+    for output in cell.outputs:
+        if output.output_type == "stream":
+            if output.name == "stdout":
+                parts.append(output.text)
+        elif output.output_type in ("execute_result", "display_data"):
+            kinds = output.data
+            if not any(k.startswith("image/") or "widget" in k for k in kinds):
+                parts.append(kinds.get("text/html") or kinds.get("text/plain", ""))
+        else:
+            parts.append(f"{output.ename}: {output.evalue}")
+    text = "\n".join(part.rstrip() for part in parts)
+    if VARIES in cell.metadata.get("tags", []):
+        text = re.sub(r" +", " ", _NUMBER.sub("#", text))
+    return text
+
+
 def text_outputs(notebook: NotebookNode) -> list[str]:
     """What each code cell prints and returns, as text; pictures are left out."""
-    texts = []
-    for cell in notebook.cells:
-        if cell.cell_type != "code":
-            continue
-        parts = []
-        for output in cell.outputs:
-            if output.output_type == "stream":
-                parts.append(output.text)
-            elif output.output_type in ("execute_result", "display_data"):
-                if not any(kind.startswith("image/") for kind in output.data):
-                    parts.append(output.data.get("text/html") or output.data.get("text/plain", ""))
-            else:
-                parts.append(f"{output.ename}: {output.evalue}")
-        text = "\n".join(part.rstrip() for part in parts)
-        if VARIES in cell.metadata.get("tags", []):
-            text = re.sub(r" +", " ", _NUMBER.sub("#", text))
-        texts.append(text)
-    return texts
+    return [_text_of(cell) for cell in notebook.cells if cell.cell_type == "code"]
 
 
 def differences(committed: NotebookNode, fresh: NotebookNode) -> str:

@@ -241,7 +241,7 @@ def test_a_stale_notebook_is_named(notebooks, monkeypatch, capsys):
     assert main(["notebooks", "--check"]) == 1
     out, err = capsys.readouterr()
     assert "-old\n+new" in out and "01_a.ipynb …" in out
-    assert err == "resnetbook: not fresh: 02_b.ipynb; run python -m resnetbook notebooks\n"
+    assert err == "resnetbook: not the committed outputs: 02_b.ipynb; run python -m resnetbook notebooks\n"
 
 
 def test_notebooks_are_refreshed(notebooks, monkeypatch, capsys):

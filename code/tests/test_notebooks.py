@@ -47,6 +47,30 @@ def test_running_it_again_gives_the_committed_outputs(path, monkeypatch):
 
 
 @EVERY
+def test_cells_bear_being_run_twice_and_again_in_any_order(path):
+    assert notebooks.execute_again(path) == ""
+
+
+def test_a_cell_that_breaks_when_it_is_run_again_is_noticed(tmp_path):
+    sources = [
+        "total = 0\nvalues = [1]",
+        "total += 1\nprint(total)",
+        "values.pop()",
+        "total = {}",
+        "values = [2]",
+    ]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
+    path = tmp_path / "99_again.ipynb"
+    nbformat.write(notebook, path)
+    found = notebooks.execute_again(path)
+    assert "code cell 2:\n--- at first\n+++ at once again" in found and "-1\n+2" in found
+    assert "code cell 3 fails at once again: IndexError: pop from empty list" in found
+    # The first cell puts things right on the way forwards; on the way back, `total` is something else.
+    assert "code cell 2 fails after the end, forwards" not in found
+    assert "code cell 2 fails after the end, backwards: TypeError" in found
+
+
+@EVERY
 def test_outputs_are_those_of_one_run_from_top_to_bottom(path):
     counts = [cell.execution_count for cell in code_cells(path)]
     assert counts == list(range(1, len(counts) + 1))
