@@ -72,7 +72,7 @@ def _notebooks(arguments: argparse.Namespace) -> None:
             if not (arguments.check or arguments.again):
                 notebooks.refresh(path)
                 continue
-            different = notebooks.execute_again(path) if arguments.again else notebooks.check(path)
+            different = notebooks.execute_again(path)[1] if arguments.again else notebooks.check(path)
             if different:
                 print(different)
                 stale.append(path.name)

@@ -88,7 +88,7 @@ def execute(path: Path, mode: str = "recorded", timeout: int = 900) -> NotebookN
     return client.nb
 
 
-def execute_again(path: Path, quick: float = 3.0, timeout: int = 900) -> str:
+def execute_again(path: Path, quick: float = 3.0, timeout: int = 900) -> tuple[NotebookNode, str]:
     """Run a notebook as a reader who plays with it, and say where that breaks.
 
     From top to bottom, every quick cell twice; then all quick cells again forwards, and backwards. None
@@ -100,10 +100,12 @@ def execute_again(path: Path, quick: float = 3.0, timeout: int = 900) -> str:
         timeout: seconds for one cell.
 
     Returns:
-        A line for each cell and pass that differs; empty if none does.
+        The notebook as :func:`execute` gives it, and a line for each cell and pass that differs from the
+        first; empty if none does.
 
     Raises:
         nbclient.exceptions.CellExecutionError: if a cell fails when it is run for the first time.
+        ValueError: if a cell writes anything but a progress bar to standard error.
     """
     problems = []
     with _client(path, "recorded", timeout) as client, client.setup_kernel():
@@ -135,7 +137,8 @@ def execute_again(path: Path, quick: float = 3.0, timeout: int = 900) -> str:
             once_more(number, "after the end, forwards")
         for number in reversed(first):
             once_more(number, "after the end, backwards")
-    return "\n".join(problems)
+    _clean(client.nb, path.name)
+    return client.nb, "\n".join(problems)
 
 
 def _clean(notebook: NotebookNode, name: str) -> None:
