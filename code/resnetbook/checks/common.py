@@ -3,9 +3,10 @@
 import copy
 import functools
 import math
-import operator
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from decimal import Decimal
 from numbers import Real
 
 import numpy as np
@@ -75,16 +76,114 @@ def answer_of(solution: Callable, *arguments: object, describe: str, begun: bool
     return answer
 
 
+def as_number(value: object) -> int | float | Real | None:
+    """The one rule for what a number is, whatever kind it has; ``None`` for all else.
+
+    Numbers are int, float, Fraction and Decimal, those of numpy, and a tensor or an array with a single
+    element. ``True`` and ``False`` are none, of whatever kind, nor are complex numbers and text.
+    """
+    if isinstance(value, Tensor):
+        value = value.item() if value.numel() == 1 and value.device.type != "meta" else None
+    elif isinstance(value, np.ndarray | np.generic):
+        value = value.item() if value.size == 1 else None
+    if isinstance(value, Real | Decimal) and not isinstance(value, bool):
+        return value
+    return None
+
+
+def as_whole(value: object, said: str) -> int:
+    """A whole number of whatever kind: 5.0 is one, 5.5 is not.
+
+    Args:
+        value: what the reader gives.
+        said: how a complaint begins, such as ``f"{call} gives {value!r}"``.
+
+    Raises:
+        CheckFailed: if it is none.
+    """
+    number = as_number(value)
+    if number is None:
+        raise CheckFailed(f"{said}, which is no whole number: return one number.")
+    if not math.isfinite(number):
+        raise CheckFailed(f"{said}, which is no whole number: is something divided by zero?")
+    if number != int(number):
+        raise CheckFailed(f"{said}, which is no whole number: divide with //.")
+    return int(number)
+
+
 def call_for_count(solution: Callable, call: str, *arguments: object, begun: bool) -> int:
-    """The whole number that the reader's code returns; also one of numpy or torch."""
+    """The whole number that the reader's code returns, of whatever kind."""
     answer = answer_of(solution, *arguments, describe=call, begun=begun)
-    try:
-        if not isinstance(answer, bool):
-            return operator.index(answer)
-    except TypeError:
-        pass
-    hint = ": divide with //." if isinstance(answer, Real) and not isinstance(answer, bool) else "."
-    raise CheckFailed(f"{call} gives {answer!r}, which is no whole number{hint}")
+    return as_whole(answer, f"{call} gives {answer!r}")
+
+
+# ---- the caller's own things
+
+HANDS_OFF = (
+    "which the caller may still need: work on a copy, and let no -=, pop(), sort() or method whose name ends "
+    "in _ touch what came in."
+)
+
+
+def snapshot(value: object) -> object:
+    """What an argument holds, for :func:`spoiled`; of an iterator nothing can be seen."""
+    if isinstance(value, Tensor):
+        numbers = None if value.device.type == "meta" else value.detach().clone()
+        return (Tensor, tuple(value.shape), value.dtype, value.requires_grad, numbers)
+    if isinstance(value, np.ndarray):
+        return (np.ndarray, value.shape, value.dtype, value.copy())
+    if isinstance(value, nn.Module):
+        state = {**dict(value.named_parameters()), **dict(value.named_buffers())}
+        modes = [module.training for module in value.modules()]
+        return (nn.Module, snapshot({name: tensor.detach() for name, tensor in state.items()}), modes)
+    if isinstance(value, Mapping):
+        return (dict, [(key, snapshot(item)) for key, item in value.items()])
+    if isinstance(value, list | tuple):
+        return (list, [snapshot(item) for item in value])
+    return value
+
+
+def _equal(first: object, second: object) -> bool:
+    """Whether two snapshots hold the same; nan equals itself here."""
+    if isinstance(first, Tensor) and isinstance(second, Tensor):
+        exact = first.shape == second.shape and first.dtype == second.dtype
+        return exact and bool(((first == second) | ((first != first) & (second != second))).all())
+    if isinstance(first, np.ndarray) and isinstance(second, np.ndarray):
+        return first.shape == second.shape and bool(
+            ((first == second) | ((first != first) & (second != second))).all()
+        )
+    if isinstance(first, list | tuple) and isinstance(second, list | tuple):
+        return len(first) == len(second) and all(map(_equal, first, second))
+    return first is second or type(first) is type(second) and bool(first == second)
+
+
+def spoiled(before: object, now: object) -> bool:
+    """Whether an argument holds something else than it did ``before``, which :func:`snapshot` noted."""
+    return not _equal(before, snapshot(now))
+
+
+@contextmanager
+def kept(call: str, **arguments: object) -> Iterator[None]:
+    """See that what runs inside leaves its arguments as they were.
+
+    Lists, tuples, dictionaries, tensors and arrays are compared by what they hold, modules by their
+    parameters, buffers and modes. Say only those that the exercise does not change on purpose::
+
+        with kept("accuracy(model, batches)", batches=batches):
+            given = call_reader(solution, model, batches, describe=...)
+
+    Args:
+        call: for the message, such as ``"accuracy(model, batches)"``.
+        **arguments: by the reader's names for them.
+
+    Raises:
+        CheckFailed: if one has changed. Nothing is said where the code inside raises.
+    """
+    before = {name: snapshot(value) for name, value in arguments.items()}
+    yield
+    for name, value in arguments.items():
+        if spoiled(before[name], value):
+            raise CheckFailed(f"{call} changes its own argument {name}, {HANDS_OFF}")
 
 
 def compare_counts(
@@ -119,20 +218,19 @@ def near(first: float, second: float) -> bool:
 
 
 def as_real(value: object, complaint: str) -> float:
-    """One number, also one of numpy or torch.
+    """One number, of whatever kind (:func:`as_number`).
 
     Raises:
         CheckFailed: if it is none; ``complaint`` may quote it as ``{value!r}``.
     """
-    if isinstance(value, Tensor | np.ndarray) and math.prod(value.shape) == 1:
-        value = value.item()
-    if isinstance(value, bool) or not isinstance(value, Real):
+    number = as_number(value)
+    if number is None:
         raise CheckFailed(complaint.format(value=value))
-    return float(value)
+    return float(number)
 
 
 def call_for_real(solution: Callable[..., float], call: str, *arguments: object, begun: bool) -> float:
-    """The number that the reader's code returns; also one of numpy or torch."""
+    """The number that the reader's code returns, of whatever kind."""
     answer = answer_of(solution, *arguments, describe=call, begun=begun)
     return as_real(answer, f"{call} gives {{value!r}}: return one number.")
 
@@ -150,7 +248,7 @@ def compare_reals(
     ``otherwise`` is the next step for a mistake that none of them is.
 
     Raises:
-        CheckFailed: if a number differs.
+        CheckFailed: if a number differs, or if all are right and an argument is not what it was.
     """
 
     def shown(argument: list[float] | float) -> str:
@@ -159,10 +257,10 @@ def compare_reals(
         return f"[{len(argument)} weights]" if len(argument) > 4 else repr(argument)
 
     calls = [f"{name}({', '.join(map(shown, case))})" for case in cases]
-    # Copies, because a reader may empty or turn round a list.
+    handed = copy.deepcopy(cases)  # a reader may empty or turn round a list
     given = [
-        call_for_real(solution, call, *copy.deepcopy(case), begun=i > 0)
-        for i, (call, case) in enumerate(zip(calls, cases, strict=True))
+        call_for_real(solution, call, *case, begun=i > 0)
+        for i, (call, case) in enumerate(zip(calls, handed, strict=True))
     ]
     for call, case, answer in zip(calls, cases, given, strict=True):
         right = trusted(*case)
@@ -174,3 +272,9 @@ def compare_reals(
             if all(near(a, mistake(*c)) for a, c in zip(given, cases, strict=True))
         )
         raise CheckFailed(f"{call} gives {answer:.6g}, and it is {right:.6g}. {next(known, otherwise)}")
+    for call, case, after in zip(calls, cases, handed, strict=True):
+        for value, now in zip(case, after, strict=True):
+            if spoiled(snapshot(value), now):
+                raise CheckFailed(
+                    f"The numbers are right, but {call} changes the list it is given, {HANDS_OFF}"
+                )
