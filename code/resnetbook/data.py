@@ -7,9 +7,13 @@ import contextlib
 import gzip
 import hashlib
 import os
+import queue
 import shutil
 import struct
 import tempfile
+import threading
+import time
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from resnetbook._arguments import is_whole
 
@@ -52,6 +57,12 @@ SHAPES = {
 }
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 
+# A mirror is given up when it has sent nothing for so many seconds,
+_SILENCE = 15.0
+# or, in any stretch of so many seconds, fewer bytes than this: at that rate the data would take hours.
+_STRETCH = 30.0
+_LEAST = 100_000
+
 
 class DataError(RuntimeError):
     """A data file is missing or wrong; the message names the file and says what to do."""
@@ -77,8 +88,9 @@ def fashion_mnist(root: str | Path | None = None, download: bool = True) -> Fash
 
     With ``root`` only ``root/FashionMNIST/raw`` is read: it is filled if it is empty, and
     refused if what it holds is wrong. Without ``root`` the cache is used likewise. An empty
-    folder is filled from the cache, else by torchvision's download (if ``download``), else from
-    Debian's and Ubuntu's package ``dataset-fashion-mnist``.
+    folder is filled from this machine if that is possible: from the cache, else from Debian's and
+    Ubuntu's package ``dataset-fashion-mnist``. Only then, and if ``download``, the mirrors are asked
+    that torchvision knows. One that is silent for 15 seconds, or hardly sends anything, is given up.
 
     Raises:
         DataError: if a file is wrong, or no source has the data.
@@ -137,14 +149,19 @@ def _content(path: Path) -> bytes:
         raise DataError(f"cannot read {path}: {error}. Delete it and try again.") from error
 
 
+def _size(name: str) -> int:
+    """Bytes of the uncompressed file."""
+    shape = SHAPES[name]
+    return 4 + 4 * len(shape) + int(np.prod(shape))
+
+
 def _problem(name: str, content: bytes) -> str | None:
     """In words, why ``content`` is not exactly the file ``name`` of Fashion-MNIST; ``None`` if it is."""
     digest = hashlib.sha256(content).hexdigest()
     if digest == SHA256[name]:
         return None
-    shape = SHAPES[name]
-    magic = 0x0800 + len(shape)  # IDX format: 0x08 for unsigned bytes, then the number of axes
-    size = 4 + 4 * len(shape) + int(np.prod(shape))
+    magic = 0x0800 + len(SHAPES[name])  # IDX format: 0x08 for unsigned bytes, then the number of axes
+    size = _size(name)
     other = next((n for n, d in SHA256.items() if d == digest), None)
     if other is not None:
         return f"it holds {other}: the files were swapped"
@@ -194,7 +211,7 @@ def _fill(folder: Path, missing: list[str], download: bool) -> None:
     replaces a correct file by the same bytes.
     """
     failures = []
-    sources = (_from_cache, _download, _from_debian) if download else (_from_cache, _from_debian)
+    sources = (_from_cache, _from_debian, _download) if download else (_from_cache, _from_debian)
     if os.path.realpath(folder) == os.path.realpath(_raw(cache_root())):
         sources = sources[1:]
     with _folder_aside(folder) as aside:
@@ -218,16 +235,13 @@ def _fill(folder: Path, missing: list[str], download: bool) -> None:
 def _download(name: str, aside: Path) -> bytes:
     """Fetch one file from the mirrors that torchvision knows."""
     from torchvision.datasets import FashionMNIST as Torchvision
-    from torchvision.datasets.utils import download_and_extract_archive
 
     failures = []
     for mirror in Torchvision.mirrors:
         address = f"{mirror}{name}.gz"
         try:
-            # A folder for each: torchvision takes what a failed mirror has left for a finished download.
-            with tempfile.TemporaryDirectory(dir=aside) as folder:
-                download_and_extract_archive(address, download_root=folder, filename=f"{name}.gz")
-                content = (Path(folder) / name).read_bytes()
+            # Packing makes a file smaller, or at worst a little larger.
+            content = gzip.decompress(_fetch(address, most=_size(name) + 10_000))
             problem = _problem(name, content)
         except Exception as error:  # any failure of one mirror: try the next
             problem = str(error)
@@ -235,6 +249,61 @@ def _download(name: str, aside: Path) -> bytes:
             return content
         failures.append(f"{address}: {problem}")
     raise DataError(f"download of {name} failed: {'; '.join(failures)}")
+
+
+def _fetch(address: str, most: int) -> bytes:
+    """What lies at an address, at most so many bytes; whoever is silent, or too slow, is given up.
+
+    The limit that Python's library knows is for one wait. A server that sends a byte now and then, in the
+    middle of its answer or before it, never meets that limit; so a thread reads, and this one watches.
+
+    Raises:
+        OSError: if nothing came for ``_SILENCE`` seconds, or too little in ``_STRETCH`` seconds, or
+            too much in all; or as ``urllib`` does.
+    """
+    pieces: queue.SimpleQueue = queue.SimpleQueue()
+    given_up = threading.Event()
+
+    def read() -> None:
+        try:
+            # Some servers refuse what Python's library calls itself.
+            request = urllib.request.Request(address, headers={"User-Agent": "resnetbook"})
+            with urllib.request.urlopen(request, timeout=2 * _SILENCE) as answer:
+                pieces.put(int(answer.headers.get("Content-Length") or 0))
+                while not given_up.is_set():
+                    piece = answer.read1(1 << 16)
+                    pieces.put(piece)
+                    if not piece:
+                        return
+        except Exception as error:
+            pieces.put(error)
+
+    def next_piece() -> int | bytes:
+        try:
+            piece = pieces.get(timeout=_SILENCE)
+        except queue.Empty:
+            raise OSError(f"no answer for {_SILENCE:g} seconds") from None
+        if isinstance(piece, Exception):
+            raise piece
+        return piece
+
+    threading.Thread(target=read, daemon=True).start()
+    content = bytearray()
+    try:
+        with tqdm(total=next_piece() or None, unit="B", unit_scale=True, desc=address.split("/")[-1]) as bar:
+            start, before = time.monotonic(), 0
+            while piece := next_piece():
+                content += piece
+                bar.update(len(piece))
+                if len(content) > most:
+                    raise OSError(f"more than {most:,} bytes")
+                if (now := time.monotonic()) - start > _STRETCH:
+                    if len(content) - before < _LEAST:
+                        raise OSError(f"only {len(content) - before:,} bytes in {_STRETCH:g} seconds")
+                    start, before = now, len(content)
+    finally:
+        given_up.set()
+    return bytes(content)
 
 
 def _from_cache(name: str, aside: Path) -> bytes:

@@ -1,10 +1,14 @@
 """The data: right bytes, or an error that names the file and says what to do."""
 
+import contextlib
 import functools
 import gzip
 import hashlib
 import http.server
+import itertools
 import os
+import re
+import socket
 import struct
 import subprocess
 import sys
@@ -288,7 +292,7 @@ def test_the_home_folder_is_understood(tiny, tmp_path, monkeypatch):
 
 def test_a_broken_download_is_not_kept(tiny, tmp_path, monkeypatch):
     """The real ``_download``, with a mirror that delivers half of a file."""
-    from torchvision.datasets import FashionMNIST, utils
+    from torchvision.datasets import FashionMNIST
 
     monkeypatch.undo()
     contents = tiny_files()
@@ -296,15 +300,21 @@ def test_a_broken_download_is_not_kept(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(data, "DEBIAN_FOLDER", tmp_path / "gone")
     monkeypatch.setattr(FashionMNIST, "mirrors", ["https://mirror.invalid/"])
 
-    def half(address, download_root, filename):
-        content = contents[filename.removesuffix(".gz")]
-        (Path(download_root) / filename.removesuffix(".gz")).write_bytes(content[: len(content) // 2])
+    def half(address, most):
+        content = contents[address.rsplit("/")[-1].removesuffix(".gz")]
+        return gzip.compress(content[: len(content) // 2])
 
-    monkeypatch.setattr(utils, "download_and_extract_archive", half)
+    monkeypatch.setattr(data, "_fetch", half)
     monkeypatch.setenv("RESNETBOOK_CACHE", str(tmp_path / "empty"))
     with pytest.raises(data.DataError, match="mirror.invalid/train-images.*cut short"):
         data.fashion_mnist(tmp_path)
     assert list(raw(tmp_path).iterdir()) == []
+
+
+def test_debians_package_is_read_before_the_network_is_asked(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "_download", lambda *a: pytest.fail("touched the network"))
+    assert data.fashion_mnist(tmp_path / "mine").train_images.shape == (6, 1, 3, 3)
+    assert data.fashion_mnist().train_images.shape == (6, 1, 3, 3)
 
 
 def test_a_full_disk_leaves_nothing_that_looks_finished(tiny, tmp_path, monkeypatch):
@@ -397,6 +407,116 @@ def test_every_mirror_is_tried_before_it_fails(tiny, tmp_path, monkeypatch, serv
     with pytest.raises(data.DataError, match=f"download of {TRAIN_IMAGES} failed") as caught:
         data._download(TRAIN_IMAGES, tmp_path / "aside")
     assert all(f"{mirror}{TRAIN_IMAGES}.gz: " in str(caught.value) for mirror in FashionMNIST.mirrors)
+
+
+class Awkward:
+    """A server on this machine that accepts every connection, and then sends what ``answer`` yields."""
+
+    def __init__(self, answer) -> None:
+        self.answer = answer
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.address = f"http://127.0.0.1:{self.socket.getsockname()[1]}/"
+        self.closed = threading.Event()
+        self.asked = 0
+        threading.Thread(target=self.serve, daemon=True).start()
+
+    def serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self.socket.accept()
+            except OSError:
+                return
+            self.asked += 1
+            threading.Thread(target=self.speak, args=(connection,), daemon=True).start()
+
+    def speak(self, connection: socket.socket) -> None:
+        with connection:
+            with contextlib.suppress(OSError):
+                for part in self.answer():
+                    connection.sendall(part)
+                    if self.closed.wait(0.02):
+                        return
+            self.closed.wait()
+
+    def close(self) -> None:
+        self.closed.set()
+        # Closing alone would leave the thread that waits in accept().
+        self.socket.shutdown(socket.SHUT_RDWR)
+        self.socket.close()
+
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n"
+AWKWARD = {
+    "silent": (lambda: iter(()), "no answer for 0.3 seconds"),
+    "silent after its head": (lambda: iter([OK]), "no answer for 0.3 seconds"),
+    "silent in the middle": (lambda: iter([OK, b"x" * 500]), "no answer for 0.3 seconds"),
+    "drips its head": (
+        lambda: itertools.chain([b"HTTP/1.1 200 OK\r\n"], itertools.repeat(b"X: y\r\n")),
+        "no answer for 0.3 seconds",
+    ),
+    "drips": (lambda: itertools.chain([OK], itertools.repeat(b"x")), "only [0-9]+ bytes in 0.6 seconds"),
+    "never ends": (
+        lambda: itertools.chain([b"HTTP/1.1 200 OK\r\n\r\n"], itertools.repeat(b"x" * 100_000)),
+        "more than [0-9,]+ bytes",
+    ),
+}
+
+
+@pytest.mark.parametrize("how", AWKWARD)
+def test_a_mirror_that_does_not_deliver_is_given_up(tiny, tmp_path, monkeypatch, how):
+    """It accepts connections: without limits, waiting for it would never end."""
+    from torchvision.datasets import FashionMNIST
+
+    monkeypatch.undo()
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("RESNETBOOK_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(data, "DEBIAN_FOLDER", tmp_path / "gone")
+    monkeypatch.setattr(data, "_SILENCE", 0.3)
+    monkeypatch.setattr(data, "_STRETCH", 0.6)
+    answer, message = AWKWARD[how]
+    server = Awkward(answer)
+    monkeypatch.setattr(FashionMNIST, "mirrors", [server.address])
+    failed = []
+
+    def load() -> None:
+        try:
+            data.fashion_mnist()
+        except data.DataError as error:
+            failed.append(str(error))
+
+    # In a thread of its own, so that a hang is a failure and not the end of all tests.
+    thread = threading.Thread(target=load, daemon=True)
+    thread.start()
+    thread.join(timeout=30)
+    server.close()
+    assert not thread.is_alive(), "it hangs"
+    assert server.asked == 1
+    assert re.search(f"{TRAIN_IMAGES}.gz: .*({message})", failed[0]), failed
+    assert "dataset-fashion-mnist" in failed[0]  # what to do
+    assert list(raw(tmp_path / "cache").iterdir()) == []
+
+
+def test_after_a_silent_mirror_the_next_one_is_asked(tiny, tmp_path, monkeypatch, served):
+    from torchvision.datasets import FashionMNIST
+
+    monkeypatch.undo()
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(data, "_SILENCE", 0.5)
+    contents = tiny_files()
+    monkeypatch.setattr(data, "SHA256", {n: hashlib.sha256(c).hexdigest() for n, c in contents.items()})
+    for name, content in contents.items():
+        (tmp_path / f"{name}.gz").write_bytes(gzip.compress(content))
+    silent = Awkward(lambda: iter(()))
+    monkeypatch.setattr(FashionMNIST, "mirrors", [silent.address, f"{served}/"])
+    assert data._download(TRAIN_LABELS, tmp_path) == contents[TRAIN_LABELS]
+    assert silent.asked == 1
+    silent.close()
+
+
+def test_the_limits_are_for_people():
+    """Long enough for a slow line, short enough to wait for."""
+    assert 10 <= data._SILENCE <= 30 and 10 <= data._STRETCH <= 60
+    assert data._LEAST / data._STRETCH < 5_000  # bytes a second: what an old telephone line carries
 
 
 def test_a_folder_that_cannot_be_written_is_named(tiny, tmp_path):
