@@ -72,10 +72,15 @@ def silence_the_last_convolution(block):
     block.bn2.bias.zero_()
 
 
+@pytest.mark.parametrize("solution", [silence_by_data, with_no_grad(silence_the_last_convolution)])
+def test_other_ways_to_start_as_the_identity(solution, capsys):
+    checks.start_as_identity(solution)
+    said = capsys.readouterr().out
+    assert said.startswith("Right") and " But " not in said
+
+
 def silence_and_return(block):
-    with torch.no_grad():
-        block.bn2.weight.zero_()
-        block.bn2.bias.zero_()
+    silence_by_data(block)
     return block
 
 
@@ -85,16 +90,54 @@ def silence_by_new_parameters(block):
 
 
 @pytest.mark.parametrize(
-    "solution",
-    [
-        silence_by_data,
-        with_no_grad(silence_the_last_convolution),
-        silence_and_return,
-        silence_by_new_parameters,
-    ],
+    ("solution", "warning"),
+    [(silence_and_return, "But return nothing"), (silence_by_new_parameters, "But a parameter is a new")],
 )
-def test_other_ways_to_start_as_the_identity(solution, capsys):
-    passes(checks.start_as_identity, solution, capsys)
+def test_right_but(solution, warning, capsys):
+    checks.start_as_identity(solution)
+    said = capsys.readouterr().out
+    assert said.startswith("Right") and warning in said
+
+
+def nearly(scale, shift):
+    @torch.no_grad()
+    def run(block):
+        block.bn2.weight.fill_(scale)
+        block.bn2.bias.fill_(shift)
+
+    return run
+
+
+def in_evaluation_mode(block):
+    silence_by_data(block.eval())
+
+
+def in_training_mode(block):
+    silence_by_data(block.train())
+
+
+def runs_the_block(block):
+    with torch.no_grad():
+        block.train()(torch.rand(2, block.conv1.in_channels, 5, 5))
+    silence_by_data(block)
+
+
+def in_training_mode_and_back(block):
+    mode = block.training
+    runs_the_block(block)
+    block.train(mode)
+
+
+def leaves_gradients(block):
+    silence_by_data(block)
+    mode = block.training
+    block.eval()(torch.rand(2, block.conv1.in_channels, 5, 5)).sum().backward()
+    block.train(mode)
+
+
+def switches_gradients_off(block):
+    torch.set_grad_enabled(False)
+    silence_by_data(block)
 
 
 def freeze(block):
@@ -185,6 +228,15 @@ def one_mode(block):
         (change_the_type, "keep the type"),
         (silence_statistics, "Only running statistics"),
         (both_norms, "no weight and no scale"),
+        (nearly(1e-7, 1e-7), "nearly 0"),
+        (nearly(1e-7, 0), "nearly 0"),
+        (nearly(0, 1e-12), "nearly 0"),
+        (nearly(0, -1e-12), "nearly 0"),
+        (in_evaluation_mode, "switches between training and evaluation"),
+        (in_training_mode, "switches between training and evaluation"),
+        (in_training_mode_and_back, "running statistics move"),
+        (leaves_gradients, "left its gradients"),
+        (switches_gradients_off, "no_grad"),
     ],
 )
 def test_a_block_that_is_not_the_identity(solution, message, capsys):
@@ -194,6 +246,7 @@ def test_a_block_that_is_not_the_identity(solution, message, capsys):
         return None if isinstance(given, torch.Tensor) else given
 
     fails(checks.start_as_identity, changes, message, capsys)
+    assert torch.is_grad_enabled()
 
 
 # ---- the derivative of a chain
@@ -222,14 +275,52 @@ def test_other_right_derivatives(kind, capsys):
 
     passes(checks.chain_derivative, in_pieces, capsys)
 
-    def emptying(weights, x):
-        product = 1.0
-        while weights:
-            w = weights.pop(0)
-            product, x = product * (1 + inner(w, x)), x + w * math.tanh(x)
-        return product
 
-    passes(checks.chain_derivative, emptying, capsys)
+def emptying(weights, x):
+    product = 1.0
+    while weights:
+        w = weights.pop(0)
+        product, x = product * (1 + inner(w, x)), x + w * math.tanh(x)
+    return product
+
+
+def chain_of_tensors(weights, x):
+    for w in weights:
+        x = x + w * torch.tanh(x)
+    return x
+
+
+def by_grad(weights, x):
+    x = torch.tensor(x, dtype=torch.float64, requires_grad=True)
+    return torch.autograd.grad(chain_of_tensors(weights, x * 1), x)[0]
+
+
+def by_backward(weights, x):
+    x = torch.tensor(x, dtype=torch.float64, requires_grad=True)
+    chain_of_tensors(weights, x * 1).backward()
+    return x.grad
+
+
+def by_func(weights, x):
+    return torch.func.grad(lambda x: chain_of_tensors(weights, x))(torch.tensor(x, dtype=torch.float64))
+
+
+def by_forward_mode(weights, x):
+    x = torch.tensor(x, dtype=torch.float64)
+    return torch.func.jvp(lambda x: chain_of_tensors(weights, x * 1), (x,), (torch.ones_like(x),))[1]
+
+
+def by_tensors(weights, x):
+    """Right: tensors are used, and autograd is not."""
+    x, product = torch.tensor(x, dtype=torch.float64), torch.tensor(1.0, dtype=torch.float64)
+    for w in weights:
+        product = product * (1 + w * (1 - torch.tanh(x) ** 2))
+        x = x + w * torch.tanh(x)
+    return product
+
+
+def test_a_derivative_by_tensors(capsys):
+    passes(checks.chain_derivative, by_tensors, capsys)
 
 
 def inner(w, x):
@@ -311,6 +402,11 @@ def sum_of_factors(weights, x):
         (lambda weights, x: torch.zeros(3), "one number"),
         (lambda weights, x: True, "one number"),
         (lambda weights, x: derivative(weights, x) if weights else None, "return"),
+        (emptying, "numbers are right, but .* changes the list"),
+        (by_grad, "autograd has found them"),
+        (by_backward, "autograd has found them"),
+        (by_func, "autograd has found them"),
+        (by_forward_mode, "autograd has found them"),
     ],
 )
 def test_wrong_derivatives(function, message, capsys):
@@ -327,7 +423,25 @@ def count_one_by_one(num_blocks, num_convs):
     return sum(sum(path) == num_convs for path in choices)
 
 
-@pytest.mark.parametrize("kind", [int, np.int64, torch.tensor])
+def pascal(dtype):
+    """Pascal's triangle in a type of numpy, which may be too small."""
+
+    def count(num_blocks, num_convs):
+        row = np.zeros(2 * num_blocks + 3, dtype=dtype)
+        row[0] = 1
+        for _ in range(num_blocks):
+            row[2:] = row[2:] + row[:-2]
+        return row[num_convs] if num_convs < len(row) else 0
+
+    return count
+
+
+def test_paths_by_the_triangle(capsys):
+    passes(checks.paths_through, pascal(np.int64), capsys)
+    passes(checks.paths_through, pascal(np.float64), capsys)
+
+
+@pytest.mark.parametrize("kind", [int, float, np.int64, np.float64, torch.tensor])
 def test_paths_counted_one_by_one(kind, capsys):
     passes(checks.paths_through, lambda *case: kind(count_one_by_one(*case)), capsys)
 
@@ -349,7 +463,17 @@ def test_paths_counted_one_by_one(kind, capsys):
         (lambda n, m: sum(math.comb(n, k) for k in range(m // 2 + 1)), "or fewer"),
         (lambda n, m: 0 if m % 2 else math.comb(n - 1, m // 2), "not one less"),
         (lambda n, m: count_one_by_one(n, m) + 1, "all paths of two blocks"),
-        (lambda n, m: count_one_by_one(n, m) / 1, "whole number"),
+        (lambda n, m: count_one_by_one(n, m) / 3, "whole number"),
+        (lambda n, m: None if m % 2 else math.comb(n, m // 2), "gives None. No path passes 3.*both"),
+        (lambda n, m: math.comb(n, m // 2) if m % 2 == 0 and m <= 2 * n else None, "gives None. No path"),
+        (lambda n, m: count_one_by_one(n, m) if m <= 2 * n else None, "gives None. No path.*fewer"),
+        (lambda n, m: m % 2 == 0 and math.comb(n, m // 2), "gives False. No path"),
+        (lambda n, m: print(math.comb(n, m // 2)), "does the function end with `return`"),
+        (pascal(np.int32), "int32 is too small"),
+        (pascal(np.int16), "int16 is too small"),
+        (pascal(np.uint8), "uint8 is too small"),
+        (pascal(np.float32), "but for its last digits"),
+        (lambda n, m: count_one_by_one(n, m) + 1.0, "all paths of two blocks"),
         (lambda n, m: math.factorial(n) // math.factorial(n - m // 2), "ValueError"),
     ],
 )
@@ -360,24 +484,49 @@ def test_wrong_paths(function, message, capsys):
 # ---- the factor on F
 
 
-@pytest.mark.parametrize("kind", [float, np.float64, torch.tensor])
-def test_other_right_factors(kind, capsys):
-    def by_bisection(num_blocks, growth):
-        low, high = 0.0, growth
-        for _ in range(200):
-            middle = (low + high) / 2
-            low, high = (middle, high) if (1 + middle**2) ** num_blocks < growth else (low, middle)
-        return kind(low)
+def by_bisection(num_blocks, growth, precision=0.0):
+    low, high = 0.0, growth
+    for _ in range(200):
+        if high - low <= precision:
+            break
+        middle = (low + high) / 2
+        low, high = (middle, high) if (1 + middle**2) ** num_blocks < growth else (low, middle)
+    return (low + high) / 2
 
-    # torch.tensor rounds to float32, which is precise enough.
-    passes(checks.residual_factor, by_bisection, capsys)
-    passes(checks.residual_factor, lambda n, growth: -math.sqrt(growth ** (1 / n) - 1), capsys)
+
+def by_newton(num_blocks, growth):
+    a = 1.0
+    for _ in range(60):
+        missing = num_blocks * math.log1p(a * a) - math.log(growth)
+        a -= missing * (1 + a * a) / (2 * num_blocks * a)
+        if abs(missing) < 1e-9:
+            break
+    return a
+
+
+RIGHT_FACTORS = {
+    "bisection": by_bisection,
+    "bisection, coarse": functools.partial(by_bisection, precision=1e-6),
+    "Newton": by_newton,
+    "logarithms": lambda n, growth: math.sqrt(math.expm1(math.log(growth) / n)),
+    "negative": lambda n, growth: -math.sqrt(growth ** (1 / n) - 1),
+}
+
+
+@pytest.mark.parametrize("kind", [float, np.float64, np.float32, np.array, torch.tensor])
+@pytest.mark.parametrize("name", RIGHT_FACTORS)
+def test_other_right_factors(name, kind, capsys):
+    # torch.tensor and float32 round, and are precise enough.
+    passes(checks.residual_factor, lambda *case: kind(RIGHT_FACTORS[name](*case)), capsys)
 
 
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (lambda n, growth: growth ** (1 / n) - 1, "Take the root"),
+        (lambda n, growth: growth ** (1 / n) - 1, "take the root. Or standard deviations"),
+        (lambda n, growth: math.sqrt(growth ** (2 / n) - 1), "growth is the variance's"),
+        (lambda n, growth: math.sqrt(growth ** (0.5 / n) - 1), "growth is the variance's, not the standard"),
+        (lambda n, growth: math.sqrt((growth ** (1 / n) - 1) / 2), "without a further 2"),
         (lambda n, growth: math.sqrt(growth - 1), "for one block"),
         (lambda n, growth: math.sqrt(growth ** (1 / n)), "subtract the 1"),
         (lambda n, growth: math.sqrt((growth - 1) / n), "does not add"),
@@ -388,7 +537,11 @@ def test_other_right_factors(kind, capsys):
         (lambda n, growth: math.sqrt(math.log(growth) / n), "Near, for many.*the growth must come out"),
         (lambda n, growth: growth ** (1 / (2 * n)) - 1, r"not \(1 \+ a\)² times"),
         (lambda n, growth: 0.5, "the growth must come out"),
+        (lambda n, growth: 1.001 * math.sqrt(growth ** (1 / n) - 1), "variance grows 2.00.-fold.*come out"),
+        (lambda n, growth: float("nan"), "nan-fold"),
+        (lambda n, growth: float("inf"), "the growth must come out"),
         (lambda n, growth: [0.5], "one number"),
+        (lambda n, growth: True, "one number"),
     ],
 )
 def test_wrong_factors(function, message, capsys):
@@ -418,7 +571,7 @@ def shortcut_count(
     return count
 
 
-@pytest.mark.parametrize("kind", [int, np.int64, torch.tensor])
+@pytest.mark.parametrize("kind", [int, float, np.int64, np.float32, torch.tensor])
 def test_other_right_shortcut_counts(kind, capsys):
     passes(checks.shortcut_parameters, lambda *case: kind(shortcut_count(*case)), capsys)
 
@@ -486,7 +639,9 @@ def only_where_the_shape_stays(depth, option, width):
         (whole_network(3), "whole network"),
         (whole_network(1), "whole network"),
         (lambda *case: shortcut_count(*case) + 5, "add them up again"),
-        (lambda *case: float(shortcut_count(*case)), "whole number"),
+        (lambda *case: shortcut_count(*case) + 0.5, "whole number"),
+        (lambda *case: np.array(shortcut_count(*case)).astype(np.int16), "int16 is too small"),
+        (lambda *case: np.array(shortcut_count(*case)).astype(np.uint8), "uint8 is too small"),
     ],
 )
 def test_wrong_shortcut_counts(function, message, capsys):
@@ -702,11 +857,67 @@ class Halves(PreAct):
         return super().forward(x) / 2
 
 
-@pytest.mark.parametrize(
-    "cls", [PreAct, blocks.PreActBlock, Sequential, Changed, Sliced], ids=lambda cls: cls.__name__
-)
+class Clamped(Changed):
+    """Another way to write ReLU, and an addition in place where it does no harm."""
+
+    activation = staticmethod(lambda x: x.clamp(min=0))
+
+    def join(self, residual, shortcut):
+        residual += shortcut
+        return residual
+
+
+@pytest.mark.parametrize("cls", [PreAct, Clamped, Sequential, Changed, Sliced], ids=lambda cls: cls.__name__)
 def test_right_pre_activation_blocks(cls, capsys):
-    passes(checks.pre_activation_block, cls, capsys)
+    checks.pre_activation_block(cls)
+    said = capsys.readouterr().out
+    assert said.startswith("Right") and " But " not in said
+
+
+class Remembers(PreAct):
+    def forward(self, x):
+        self.activated = F.relu(self.a(x))
+        shortcut = x if self.p is None else self.p(self.activated)
+        return self.d(F.relu(self.b(self.c(self.activated)))) + shortcut
+
+
+def test_a_graph_that_is_kept_alive_is_noticed(capsys):
+    checks.pre_activation_block(Remembers)
+    said = capsys.readouterr().out
+    assert said.startswith("Right") and "But self.activated keeps" in said
+
+
+class EndsInTraining(PreAct):
+    def forward(self, x):
+        out = super().forward(x)
+        self.train()
+        return out
+
+
+class StartsInEvaluation(PreAct):
+    def forward(self, x):
+        self.eval()
+        return super().forward(x)
+
+
+class SwitchesGradientsOff(PreAct):
+    def forward(self, x):
+        torch.set_grad_enabled(False)
+        return super().forward(x)
+
+
+class Single(PreAct):
+    def forward(self, x):
+        return super().forward(x).float()
+
+
+class Wraps(nn.Module):
+    def __init__(self, in_channels, out_channels, stride=1):
+        super().__init__()
+        self.block = blocks.PreActBlock(in_channels, out_channels, stride)
+
+    def forward(self, x):
+        return self.block(x)
 
 
 PREACT_MISTAKES = {
@@ -794,6 +1005,12 @@ PREACT_MISTAKES = {
         changed(lambda i, o, s: {"a": nn.BatchNorm2d(o)}),
         "A norm has the channels of what it reads",
     ),
+    "the package's": (blocks.PreActBlock, "package's own PreActBlock"),
+    "the package's, wrapped": (Wraps, "package's own PreActBlock"),
+    "ends in training mode": (EndsInTraining, "switches between training and evaluation"),
+    "starts in evaluation mode": (StartsInEvaluation, "switches between training and evaluation"),
+    "switches gradients off": (SwitchesGradientsOff, "no_grad"),
+    "another type": (Single, "float32 and the input torch.float64"),
     "another norm": (changed(lambda i, o, s: {"b": nn.GroupNorm(1, o)}), "GroupNorm is another norm"),
 }
 
@@ -802,3 +1019,4 @@ PREACT_MISTAKES = {
 def test_a_wrong_pre_activation_block_is_named(name, capsys):
     cls, message = PREACT_MISTAKES[name]
     fails(checks.pre_activation_block, cls, message, capsys)
+    assert torch.is_grad_enabled()

@@ -1,25 +1,29 @@
 """Identity, derivative, paths, variance, shortcuts and the pre-activation block of chapter 3."""
 
+import contextlib
 import copy
 import functools
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from resnetbook import blocks, models, probes
 from resnetbook.checks.building import BlockCase, new_block
 from resnetbook.checks.common import (
     CheckFailed,
+    as_number,
     call_for_real,
     call_reader,
     compare_counts,
     compare_reals,
     exercise,
+    near,
 )
 from resnetbook.checks.tracing import (
     LayerCall,
@@ -42,6 +46,25 @@ def _randomize(norms: list[nn.BatchNorm2d], generator: torch.Generator) -> None:
             norm.running_var.uniform_(0.5, 1.5, generator=generator)
 
 
+@contextlib.contextmanager
+def _leaving_no_trace(call: str) -> Iterator[None]:
+    """See that the reader's code leaves the recording of gradients as it was.
+
+    Raises:
+        CheckFailed: if it is switched; here it is set right again.
+    """
+    enabled = torch.is_grad_enabled()
+    try:
+        yield
+        if torch.is_grad_enabled() != enabled:
+            raise CheckFailed(
+                f"{call} leaves the recording of gradients {'off' if enabled else 'on'} for all code that "
+                "follows: write `with torch.no_grad():`, which ends by itself."
+            )
+    finally:
+        torch.set_grad_enabled(enabled)
+
+
 # ---- a block that starts as the identity
 
 
@@ -62,6 +85,11 @@ def _why_not_silent(block: nn.Module, changed: set[str]) -> str:
             "scale and its shift."
         )
     last = block.bn2
+    if max(last.weight.detach().abs().max(), last.bias.detach().abs().max()) < 0.01:
+        return (
+            "The scale and the shift of the last norm are nearly 0, and F is not silent yet: set them to 0 "
+            "itself."
+        )
     if zero(last.weight) and not zero(last.bias):
         return (
             "The scale of the last norm is 0, but its shift is not, and the shift is added to x: "
@@ -92,15 +120,19 @@ def start_as_identity(solution: Callable[[nn.Module], None]) -> str:
         CheckFailed: if the changed block is not the identity in both modes, or cannot learn any more.
     """
     call = "start_as_identity(block)"
+    but = ""
     for seed, (channels, size) in enumerate(((6, 5), (4, 3), (16, 4))):
         generator = torch.Generator().manual_seed(seed)
         torch.manual_seed(seed)
-        block = blocks.BasicBlock(channels, channels)
+        block = blocks.BasicBlock(channels, channels).train(seed != 1)
         _randomize([block.bn1, block.bn2], generator)
         before = {name: value.clone() for name, value in block.state_dict().items()}
-        kinds = {name: type(module) for name, module in block.named_modules()}
+        parameters = list(block.parameters())
+        modules = [(name, type(module)) for name, module in block.named_modules()]
+        modes = [module.training for module in block.modules()]
         try:
-            given = call_reader(solution, block, describe=call, begun=seed > 0)
+            with _leaving_no_trace(call):
+                given = call_reader(solution, block, describe=call, begun=seed > 0)
         except CheckFailed as failed:
             advice = " Do it under torch.no_grad()." if "leaf" in str(failed) else ""
             raise CheckFailed(f"{failed}{advice}") from failed.__cause__
@@ -109,26 +141,45 @@ def start_as_identity(solution: Callable[[nn.Module], None]) -> str:
                 f"{call} gives a {type(given).__name__}: change the block that you get, in place, and return "
                 "nothing."
             )
-        replaced = {n: type(m) for n, m in block.named_modules()} != kinds
+        replaced = [(name, type(module)) for name, module in block.named_modules()] != modules
         if replaced or any("forward" in vars(module) for module in block.modules()):
             raise CheckFailed(
                 "A layer or a forward method has been replaced: keep them, and change only the numbers."
             )
         if any(module._forward_hooks or module._forward_pre_hooks for module in block.modules()):
             raise CheckFailed("A hook changes what a layer puts out: use none, and change only the numbers.")
+        if [module.training for module in block.modules()] != modes:
+            raise CheckFailed(
+                f"{call} switches between training and evaluation mode. Whoever trains the block goes on in "
+                "the mode that it had: change only its numbers."
+            )
         changed = _changed(block, before)
-        x = torch.rand(3, channels, size, size, generator=generator) + 0.1
-        for training in (True, False):
-            block.train(training)
-            y = call_reader(block, x, describe="The changed block", begun=True)
-            if not same(y, x):
+        if any(name.endswith("num_batches_tracked") for name in changed):
+            raise CheckFailed(
+                f"{call} sends images through the block in training mode, and running statistics move. The "
+                "numbers to change can be set without running anything."
+            )
+        # A copy, and in float64: float32 would swallow an F of 1e-8 when it is added to x.
+        precise = copy.deepcopy(block).double()
+        x = torch.rand(3, channels, size, size, generator=generator, dtype=torch.float64) + 0.1
+        for training, images in itertools.product((True, False), (x, torch.zeros_like(x))):
+            precise.train(training)
+            y = call_reader(precise, images, describe="The changed block", begun=True)
+            if not torch.equal(y, images):
                 mode = "training" if training else "evaluation"
                 raise CheckFailed(
-                    f"In {mode} mode the block changes x, by up to {(y - x).abs().max().item():.2g}. "
+                    f"In {mode} mode the block changes x, by up to {(y - images).abs().max().item():.2g}. "
                     + _why_not_silent(block, changed)
                 )
-        _must_learn(block.train(), x)
-    return "the block hands x on in both modes, and its F can still learn."
+        _must_learn(block, x.float())
+        if any(now is not old for now, old in zip(block.parameters(), parameters, strict=True)):
+            but = (
+                " But a parameter is a new object: an optimizer that was made before goes on changing the "
+                "old one. Change the numbers in place, as with .zero_() under torch.no_grad()."
+            )
+        elif given is block:
+            but = " But return nothing, as was asked: a caller might think that it got a copy."
+    return f"the block hands x on in both modes, and its F can still learn.{but}"
 
 
 def _changed(block: nn.Module, before: dict[str, Tensor]) -> set[str]:
@@ -159,6 +210,12 @@ def _must_learn(block: nn.Module, x: Tensor) -> None:
     """
     if not all(parameter.requires_grad for parameter in block.parameters()):
         raise CheckFailed("The block is the identity, but requires_grad=False freezes it: it never learns.")
+    if any(parameter.grad is not None for parameter in block.parameters()):
+        raise CheckFailed(
+            "A backward pass has left its gradients in the block, and the next one would add to them: change "
+            "only the numbers."
+        )
+    block = copy.deepcopy(block).train()
     y = block(x)
     (y * torch.linspace(-1, 1, y.numel()).reshape(y.shape).sin()).sum().backward()
     learning = [
@@ -194,6 +251,19 @@ def _chain(
         if move == "after":
             x = following
     return product
+
+
+class _Autograd(TorchFunctionMode):
+    """Notes whether autograd is asked for derivatives while this is active."""
+
+    asked = False
+
+    def __torch_function__(
+        self, function: Callable, types: object, args: tuple = (), kwargs: dict | None = None
+    ) -> object:
+        if getattr(function, "__name__", "") in ("backward", "grad", "_make_dual"):
+            self.asked = True
+        return function(*args, **(kwargs or {}))
 
 
 def _chain_by_autograd(weights: list[float], x: float) -> float:
@@ -255,9 +325,14 @@ def chain_derivative(solution: Callable[[list[float], float], float]) -> str:
         return lambda weights, x: _chain(weights, x) if weights else value(x)
 
     empty = "An empty chain puts out its input, so the derivative is 1: begin the product with it."
+    autograd = _Autograd()
+
+    def watched_solution(weights: list[float], x: float) -> float:
+        with _leaving_no_trace("chain_derivative(weights, x)"), autograd:
+            return solution(weights, x)
 
     compare_reals(
-        solution,
+        watched_solution,
         "chain_derivative",
         cases,
         _chain_by_autograd,
@@ -347,6 +422,11 @@ def chain_derivative(solution: Callable[[list[float], float], float]) -> str:
         ),
         "Print x and the factor 1 + f'(x) for each block, and compare the first two with a sheet of paper.",
     )
+    if autograd.asked:
+        raise CheckFailed(
+            "The numbers are right, but autograd has found them, and the exercise is to do without: multiply "
+            "the factors 1 + f'(x) yourself, block by block."
+        )
     return f"the derivatives are those of autograd for {len(cases)} chains, one of them 50 blocks long."
 
 
@@ -358,56 +438,85 @@ def residual_factor(solution: Callable[[int, float], float]) -> str:
         CheckFailed: if blocks with that factor give another growth.
     """
     cases = ((1, 2.0), (50, 2.0), (27, math.e), (10, 1.0), (100, 10.0), (3, 27.0))
-    compare_reals(
-        lambda n, growth: abs(
-            call_for_real(solution, f"residual_factor({n}, {growth:.4g})", n, growth, begun=n > 1)
-        ),
-        "residual_factor",
-        cases,
-        lambda n, growth: math.sqrt(math.expm1(math.log(growth) / n)),
-        (
-            (
-                lambda n, growth: growth ** (1 / n) - 1,
-                "This is the square of the factor: F times a has a² times the variance. Take the root.",
-            ),
-            (
-                lambda n, growth: math.sqrt(growth - 1),
-                "That much is right for one block; here num_blocks of them multiply.",
-            ),
-            (
-                lambda n, growth: math.sqrt(growth ** (1 / n)),
-                "Each block multiplies the variance by 1 + a²: subtract the 1 before you take the root.",
-            ),
-            (
-                lambda n, growth: math.sqrt((growth - 1) / n),
-                "Near, for many blocks; but growth multiplies from block to block and does not add: take the "
-                "num_blocks-th root of it.",
-            ),
-            (
-                lambda n, growth: math.sqrt(growth / n),
-                "The growth is a product of num_blocks equal factors 1 + a²: take the num_blocks-th root.",
-            ),
-            (
-                lambda n, growth: math.sqrt(math.log(growth) / n),
-                "Near, for many blocks, and exact for none: the growth must come out also for one block.",
-            ),
-            (
-                lambda n, growth: growth ** (1 / (2 * n)) - 1,
-                "A factor a on F makes the variance 1 + a² times as large, not (1 + a)² times.",
-            ),
-            (lambda n, growth: 1 / n, "This ignores the growth that is asked for, and shrinks too much."),
-            (
-                lambda n, growth: 1 / math.sqrt(n),
-                "This ignores the growth that is asked for: it gives about e, or less, for every growth.",
-            ),
-            (
-                lambda n, growth: growth ** (1 / n),
-                "This is what the variance is multiplied by, 1 + a², and not the factor a on F.",
-            ),
-        ),
-        "Multiply (1 + a²) with itself num_blocks times: the growth must come out.",
-    )
+    calls = [f"residual_factor({n}, {growth:.4g})" for n, growth in cases]
+    given = [
+        abs(call_for_real(solution, call, *case, begun=i > 0))
+        for i, (call, case) in enumerate(zip(calls, cases, strict=True))
+    ]
+    for call, (n, growth), a in zip(calls, cases, given, strict=True):
+        reached = n * math.log1p(a * a)
+        # What is asked for is the growth, so that is compared: whoever searches for a, as by bisection,
+        # need not find its last digit.
+        if not abs(reached - math.log(growth)) <= 1e-4:
+            known = (
+                message
+                for mistake, message in _FACTOR_MISTAKES
+                if all(near(x, mistake(*case)) for x, case in zip(given, cases, strict=True))
+            )
+            grown = f"{math.exp(min(reached, 700)):.5g}"
+            raise CheckFailed(
+                f"{call} gives {a:.6g}, and with this factor the variance grows {grown}-fold. "
+                + next(known, "Multiply (1 + a²) with itself num_blocks times: the growth must come out.")
+            )
     return f"the variance grows as asked in {len(cases)} cases."
+
+
+# Each gives the answer that a mistake leads to, for num_blocks and growth.
+_FACTOR_MISTAKES: tuple[tuple[Callable[[int, float], float], str], ...] = (
+    (
+        lambda n, growth: growth ** (1 / n) - 1,
+        "Two mistakes give this number. It is a², and F times a has a² times the variance: take the root. Or "
+        "standard deviations were added, 1 + a for each block: variances add up, 1 + a².",
+    ),
+    (
+        lambda n, growth: math.sqrt(growth ** (2 / n) - 1),
+        "With this factor the standard deviation grows so far, and the variance by the square of that: "
+        "growth is the variance's.",
+    ),
+    (
+        lambda n, growth: math.sqrt(growth ** (1 / (2 * n)) - 1),
+        "With this factor the variance grows by the root of what is asked for: growth is the variance's, not "
+        "the standard deviation's.",
+    ),
+    (
+        lambda n, growth: math.sqrt(growth - 1),
+        "That much is right for one block; here num_blocks of them multiply.",
+    ),
+    (
+        lambda n, growth: math.sqrt(growth ** (1 / n)),
+        "Each block multiplies the variance by 1 + a²: subtract the 1 before you take the root.",
+    ),
+    (
+        lambda n, growth: math.sqrt((growth - 1) / n),
+        "Near, for many blocks; but growth multiplies from block to block and does not add: take the "
+        "num_blocks-th root of it.",
+    ),
+    (
+        lambda n, growth: math.sqrt(growth / n),
+        "The growth is a product of num_blocks equal factors 1 + a²: take the num_blocks-th root.",
+    ),
+    (
+        lambda n, growth: math.sqrt(math.log(growth) / n),
+        "Near, for many blocks, and exact for none: the growth must come out also for one block.",
+    ),
+    (
+        lambda n, growth: growth ** (1 / (2 * n)) - 1,
+        "A factor a on F makes the variance 1 + a² times as large, not (1 + a)² times.",
+    ),
+    (
+        lambda n, growth: math.sqrt((growth ** (1 / n) - 1) / 2),
+        "Here F keeps the variance: a factor a on it gives a² times the variance, without a further 2.",
+    ),
+    (lambda n, growth: 1 / n, "This ignores the growth that is asked for, and shrinks too much."),
+    (
+        lambda n, growth: 1 / math.sqrt(n),
+        "This ignores the growth that is asked for: it gives about e, or less, for every growth.",
+    ),
+    (
+        lambda n, growth: growth ** (1 / n),
+        "This is what the variance is multiplied by, 1 + a², and not the factor a on F.",
+    ),
+)
 
 
 # ---- counts
@@ -423,6 +532,23 @@ def _paths(num_blocks: int, num_convs: int) -> int:
     return counts[num_convs] if num_convs < len(counts) else 0
 
 
+def _too_small_types(right: Callable[..., int]) -> tuple[tuple[Callable[..., int], str], ...]:
+    """What comes out where a number does not fit its type, and its message."""
+
+    def wrapped(bits: int, signed: bool) -> Callable[..., int]:
+        half = 2 ** (bits - 1) if signed else 0
+        return lambda *case: (right(*case) + half) % 2**bits - half
+
+    return tuple(
+        (
+            wrapped(bits, signed),
+            f"Right where the numbers are small: {'int' if signed else 'uint'}{bits} is too small for the "
+            "others, and they wrap round. Count with Python's own int.",
+        )
+        for bits, signed in itertools.product((32, 16, 8), (True, False))
+    )
+
+
 @exercise
 def paths_through(solution: Callable[[int, int], int]) -> str:
     """Check ``paths_through(num_blocks, num_convs)``: paths with so many convolutions, two in each F.
@@ -431,8 +557,32 @@ def paths_through(solution: Callable[[int, int], int]) -> str:
         CheckFailed: if a count differs from multiplying out.
     """
     cases = ((3, 4), (3, 0), (4, 3), (5, 10), (2, 6), (9, 9), (27, 20), (54, 54))
+
+    right_so_far = True
+
+    def a_number(num_blocks: int, num_convs: int) -> object:
+        nonlocal right_so_far
+        answer, right = solution(num_blocks, num_convs), _paths(num_blocks, num_convs)
+        number = as_number(answer)
+        if number is None and right == 0:
+            # The case (3, 4) comes first: whoever forgets `return` altogether does not get here.
+            why = "a path passes both convolutions of a block or none" if num_convs % 2 else "there are fewer"
+            raise CheckFailed(
+                f"paths_through({num_blocks}, {num_convs}) gives {answer!r}. No path passes {num_convs} "
+                f"convolutions of {num_blocks} blocks ({why}), and the number of paths is then 0."
+            )
+        right_so_far = right_so_far and number is not None
+        if right_so_far and number != right:
+            if isinstance(number, float) and math.isclose(number, right, rel_tol=1e-4):
+                raise CheckFailed(
+                    f"paths_through({num_blocks}, {num_convs}) is {right:,}, and you give {number:,.0f}: "
+                    "right but for its last digits, which a float has not. Count with Python's own int."
+                )
+            right_so_far = False
+        return answer
+
     compare_counts(
-        solution,
+        a_number,
         "paths_through",
         cases,
         _paths,
@@ -485,6 +635,7 @@ def paths_through(solution: Callable[[int, int], int]) -> str:
                 lambda n, m: 0 if m % 2 else math.comb(n, 2 * m),
                 "Divide by two: m convolutions make m // 2 blocks.",
             ),
+            *_too_small_types(_paths),
         ),
         otherwise="Write down all paths of two blocks, and count the convolutions on each.",
     )
@@ -608,6 +759,7 @@ def shortcut_parameters(solution: Callable[[int, str, int], int]) -> str:
             (always_c, "Option B projects only where the shape changes: twice in the network."),
             (whole_network, "That is the whole network; only the shortcuts are asked for."),
             (whole_network_for_gray, "That is the whole network; only the shortcuts are asked for."),
+            *_too_small_types(_shortcuts_of_the_network),
         ),
     )
     return f"the counts are the networks' in {len(cases)} cases."
@@ -637,8 +789,11 @@ _PREACT_CASES = (
 
 def _output(block: nn.Module, x: Tensor, case: BlockCase) -> Tensor:
     before = x.detach().clone()
+    modes = [module.training for module in block.modules()]
+    describe = f"forward ({case}, input {tuple(x.shape)})"
     try:
-        out = call_reader(block, x, describe=f"forward ({case}, input {tuple(x.shape)})")
+        with _leaving_no_trace(describe):
+            out = call_reader(block, x, describe=describe)
     except CheckFailed as failed:
         said = f"{failed}. "
         if "running_mean should contain" in str(failed):
@@ -657,6 +812,8 @@ def _output(block: nn.Module, x: Tensor, case: BlockCase) -> Tensor:
         raise CheckFailed(f"forward gives {type(out).__name__}, not a Tensor: does it end with `return`?")
     if not torch.equal(x, before):
         raise CheckFailed("forward changes its own input in place, which the shortcut and others still need.")
+    if [module.training for module in block.modules()] != modes:
+        raise CheckFailed("forward switches between training and evaluation mode: leave that to the caller.")
     shape = (x.shape[0], *case.output_shape)
     if tuple(out.shape) != shape:
         raise CheckFailed(
@@ -846,6 +1003,7 @@ def pre_activation_block(solution: Callable[..., nn.Module]) -> str:
     Raises:
         CheckFailed: if the block differs, naming the mistake where it is a known one.
     """
+    but = ""
     for seed, case in enumerate(_PREACT_CASES):
         generator = torch.Generator().manual_seed(seed)
         torch.manual_seed(seed)
@@ -865,11 +1023,31 @@ def pre_activation_block(solution: Callable[..., nn.Module]) -> str:
             if not same(given[key], right[key]):
                 trusted.train("training" in key)
                 raise CheckFailed(f"With {case}{_explain_preact(key, given[key], trusted, x)}")
-    return f"outputs and gradients are those of the book's block in {len(_PREACT_CASES)} cases."
+        but = but or _kept_alive(block)
+    if any(isinstance(module, blocks.PreActBlock) for module in block.modules()):
+        raise CheckFailed("That is the package's own PreActBlock: the exercise is to write one yourself.")
+    return f"outputs and gradients are those of the book's block in {len(_PREACT_CASES)} cases.{but}"
+
+
+def _kept_alive(block: nn.Module) -> str:
+    """A warning, if the block holds tensors of its last forward pass, and with them all the graph."""
+    for module in block.modules():
+        for name, value in vars(module).items():
+            if isinstance(value, Tensor) and value.grad_fn is not None:
+                return (
+                    f" But self.{name} keeps the last forward pass in memory, its graph included: a local "
+                    "name is enough."
+                )
+    return ""
 
 
 def _explain_preact(key: str, given: Tensor, trusted: nn.Module, x: Tensor) -> str:
     """What a difference in one of the things measured points to; those before it in order are right."""
+    if given.dtype != x.dtype:
+        return (
+            f": the output is {given.dtype} and the input {x.dtype}: let no .float() or .to() change the "
+            "type."
+        )
     if key.startswith("gradient"):
         return (
             ": the output is right, but a gradient is not: detach(), .data, no_grad() or "
