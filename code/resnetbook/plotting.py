@@ -3,29 +3,42 @@
 Every function draws on the Axes that it is given, or on new ones, and returns them.
 """
 
+import base64
+import io
 from collections.abc import Mapping, Sequence
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import FigureBase
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch, Patch
+from PIL import Image
 
 # Okabe and Ito's colours (https://jfly.uni-koeln.de/color/), told apart by colour-blind readers too.
 # Their yellow is left out: it cannot be seen on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 # Colour is never the only difference between two curves.
 MARKERS = ("o", "s", "^", "D", "v", "P")
+# A page has 96 pixels to the inch; many screens have twice as many.
+_PAGE_DPI = 96
+_SHARPER = 2
 
 
 def use_style() -> None:
-    """Set the book's style; in a notebook, also make figures SVG that come out the same every time."""
+    """Set the book's style; in a notebook, also store figures as SVG and as PNG, always the same bytes.
+
+    The SVG is what a page shows. JupyterLab does not show it in a notebook that is not trusted, such as
+    one that was just downloaded: there the PNG stands in.
+    """
     mpl.rcParams.update(
         {
             "figure.figsize": (6.4, 3.6),
-            "figure.facecolor": "none",  # transparent: the page shows through, light or dark
+            # Opaque: nobody can read black on the ground of a dark notebook. The book's site, which knows
+            # whether it is dark, lets the white vanish (resnetbook.css).
+            "figure.facecolor": "white",
             "axes.facecolor": "none",
-            "savefig.facecolor": "none",
+            "savefig.facecolor": "auto",
             "axes.prop_cycle": mpl.cycler(color=COLORS),
             "axes.spines.top": False,
             "axes.spines.right": False,
@@ -46,6 +59,26 @@ def use_style() -> None:
         return  # a plain script: nothing to set
     if get_ipython() is not None:
         set_matplotlib_formats("svg", bbox_inches="tight", metadata={"Date": None})
+        # For the class above Figure: who asks for SVG once more, as d2l's library does whenever it draws,
+        # takes the other formats from Figure itself.
+        get_ipython().display_formatter.formatters["image/png"].for_type(FigureBase, _png)
+
+
+def _png(figure: FigureBase) -> tuple[str, dict[str, int]] | None:
+    """A figure as PNG in base64, and the size in pixels at which a page shows it.
+
+    At most 256 colours: a third of the bytes, and no eye tells the difference.
+    """
+    if not figure.axes and not figure.lines:
+        return None  # as IPython treats a figure with nothing in it
+    drawn, packed = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png", bbox_inches="tight", dpi=_SHARPER * _PAGE_DPI)
+    image = Image.open(drawn).convert("RGB")
+    image.quantize(256, dither=Image.Dither.NONE).save(packed, "PNG", optimize=True)
+    size = {
+        side: round(pixels / _SHARPER) for side, pixels in zip(("width", "height"), image.size, strict=True)
+    }
+    return base64.b64encode(packed.getvalue()).decode("ascii"), size
 
 
 def axes(ax: Axes | None = None, **figure_options) -> Axes:

@@ -1,17 +1,23 @@
 """Figures: drawn where they are asked to be, the same bytes every time, and showing the numbers."""
 
+import base64
 import inspect
 import io
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+import nbformat
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
+from nbclient import NotebookClient
+from PIL import Image
 
-from resnetbook import plotting
+from resnetbook import notebooks, plotting
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (7, 8, 8), dtype=np.uint8)
 TIMES = {"theirs": {"loading": 0.001, "rest": 0.003}, "ours": {"loading": 0.00002, "rest": 0.001}}
@@ -88,6 +94,64 @@ def test_another_process_writes_the_same_bytes():
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
     assert done.stdout == svg(DRAWINGS["seed_curves"])
+
+
+def assert_is_seen_everywhere(data: dict, metadata: dict) -> None:
+    """A figure of a notebook as it is stored: both forms, of one size, on an opaque white ground."""
+    assert {"image/svg+xml", "image/png"} <= set(data)
+    svg = data["image/svg+xml"]
+    # Matplotlib draws the ground of the figure first.
+    first = re.search(r'<g id="patch_1">\s*<path [^>]*style="fill: ([^"]*)"', svg)
+    assert first and first[1] == "#ffffff"
+    image = Image.open(io.BytesIO(base64.b64decode(data["image/png"])))
+    assert image.format == "PNG" and image.mode == "P" and "transparency" not in image.info
+    pixels = np.asarray(image.convert("RGB"))
+    for row, column in ((0, 0), (0, -1), (-1, 0), (-1, -1)):
+        assert pixels[row, column].tolist() == [255, 255, 255]
+    # One point is 96/72 pixels of a page. The PNG is sharper than that, and shown at the same size.
+    width, height = (
+        float(re.search(rf'<svg [^>]*{side}="([\d.]+)pt"', svg)[1]) for side in ("width", "height")
+    )
+    size = metadata["image/png"]
+    assert (size["width"], size["height"]) == pytest.approx((width * 96 / 72, height * 96 / 72), abs=3)
+    assert (image.width, image.height) == pytest.approx((2 * size["width"], 2 * size["height"]), abs=1)
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_the_png_has_the_same_bytes_every_time_and_few(name):
+    data, size = plotting._png(DRAWINGS[name]().figure)
+    assert plotting._png(DRAWINGS[name]().figure) == (data, size)
+    assert len(data) < 60_000 and size["width"] > 100
+    assert plotting._png(plt.figure()) is None  # nothing is drawn: IPython shows nothing either
+
+
+def test_a_notebook_stores_both_forms_even_after_somebody_asks_for_svg():
+    cells = [
+        "from resnetbook import plotting\nimport matplotlib.pyplot as plt\nplotting.use_style()",
+        "plotting.seed_curves([[3, 2, 1], [5, 3, 1]], 'plain')\nplt.show()",
+        # As d2l's library does whenever it draws.
+        "from matplotlib_inline.backend_inline import set_matplotlib_formats\n"
+        "set_matplotlib_formats('svg', bbox_inches='tight', metadata={'Date': None})",
+        "plotting.seed_curves([[3, 2, 1], [5, 3, 1]], 'plain')\nplt.show()",
+    ]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    NotebookClient(notebook, kernel_name="python3").execute()
+    (first,), (second,) = notebook.cells[1].outputs, notebook.cells[3].outputs
+    assert_is_seen_everywhere(first.data, first.metadata)
+    assert first.data == second.data and first.metadata == second.metadata
+
+
+@pytest.mark.parametrize("path", notebooks.paths(), ids=lambda path: path.stem)
+def test_every_committed_figure_is_seen_in_the_dark_and_in_a_notebook_that_is_not_trusted(path: Path):
+    """JupyterLab hides SVG of notebooks that it does not trust, and shows PNG."""
+    assert path.stat().st_size < 2_000_000
+    figures = 0
+    for cell in nbformat.read(path, as_version=4).cells:
+        for output in cell.get("outputs", ()):
+            if any(kind.startswith("image/") for kind in output.get("data", ())):
+                assert_is_seen_everywhere(output.data, output.metadata)
+                figures += 1
+    assert figures > 0
 
 
 def test_curves_show_the_mean_and_the_range_of_the_seeds():

@@ -893,21 +893,53 @@ def test_no_page_is_heavy(built: Site, desktop: dict[str, Visit]) -> None:
         assert total < WEIGHT_LIMIT, f"{name} transfers {total:,} bytes, its figures not counted"
 
 
-def test_plots_are_inverted_in_the_dark_and_photographs_are_not(built: Site, browser, address: str) -> None:
-    context = browser.new_context(color_scheme="dark")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_plots_stand_on_the_page_and_photographs_on_a_white_card(
+    built: Site, browser, address: str, scheme: str
+) -> None:
+    """Plots are stored with a white ground. What is seen at their corners is the colour of the page."""
+    from PIL import Image
+
+    context = browser.new_context(color_scheme=scheme)
     page = context.new_page()
-    look = "all => all.map(e => [getComputedStyle(e).filter, getComputedStyle(e).backgroundColor])"
+    look = "e => [getComputedStyle(e).filter, getComputedStyle(e).backgroundColor]"
     try:
-        for name in built.pages:
+        for name, tree in built.trees.items():
+            if not tree.select("article img"):
+                continue
             page.goto(f"{address}/{name}", wait_until="load")
-            if name == "index.html":
-                page.wait_for_url(f"{address}/book/intro.html", wait_until="load")
-            for style, ground in page.eval_on_selector_all("article img.invert-dark", look):
-                assert "invert(" in style and ground == "rgba(0, 0, 0, 0)", name
-            for style, ground in page.eval_on_selector_all("article img:not(.invert-dark)", look):
-                assert style == "none" and ground == "rgb(255, 255, 255)", name
+            color = page.evaluate("() => getComputedStyle(document.body).backgroundColor")
+            ground = tuple(map(int, re.findall(r"\d+", color)))
+            for image in page.query_selector_all("article img"):
+                style, card = image.evaluate(look)
+                if "invert-dark" not in (image.get_attribute("class") or ""):
+                    assert style == "none" and (scheme == "light" or card == "rgb(255, 255, 255)"), name
+                    continue
+                assert ("invert(" in style) == (scheme == "dark") and card == "rgba(0, 0, 0, 0)", name
+                image.scroll_into_view_if_needed()
+                box = image.bounding_box()
+                corner = {"x": box["x"] + 2, "y": box["y"] + 2, "width": 3, "height": 3}
+                shown = Image.open(io.BytesIO(page.screenshot(clip=corner))).convert("RGB")
+                assert set(shown.getdata()) == {ground}, f"{name}: {image.get_attribute('alt')}"
     finally:
         context.close()
+
+
+def test_pages_show_figures_as_svg_and_do_not_carry_the_png_beside_it(built: Site) -> None:
+    figures = [
+        output
+        for path in notebooks()
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]
+        for output in cell.get("outputs", ())
+        if "image/svg+xml" in output.get("data", ())
+    ]
+    shown = sum(
+        len(tree.select(".cell_output img[src$='.svg']")) + len(tree.select("figure img[src$='.svg']"))
+        for name, tree in built.trees.items()
+        if (BOOK.parent / name).with_suffix(".ipynb").exists()
+    )
+    assert shown >= len(figures) > 0
+    assert {path.suffix for path in (built.folder / "_images").iterdir()} == {".svg"}
 
 
 def test_the_search_finds_a_word(built: Site, browser, address: str) -> None:
