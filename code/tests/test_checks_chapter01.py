@@ -2,6 +2,7 @@
 
 import functools
 import math
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from conftest import fails, page_solutions, passes
 from torch import nn
 from torch.nn import functional as F
 
-from resnetbook import checks
+from resnetbook import checks, models, probes
 
 NOTEBOOK = Path(__file__).parents[2] / "book" / "01_plain_cnns.ipynb"
 SOLUTIONS = {
@@ -88,7 +89,19 @@ def conv_by_unfold(x, weight, bias, stride, padding):
 
 
 def conv_in_float32(x, weight, bias, stride, padding):
-    return F.conv2d(x[None].float(), weight.float(), bias.float(), stride, padding)[0]
+    return conv(x.float(), weight.float(), bias.float(), stride, padding)
+
+
+def conv_by_matrices(x, weight, bias, stride, padding):
+    """Each window a row, all filters at once."""
+    x = F.pad(x, (padding,) * 4)
+    rows, columns = ((n - k) // stride + 1 for n, k in zip(x.shape[1:], weight.shape[2:], strict=True))
+    windows = [
+        x[:, i * stride :, j * stride :][:, : weight.shape[2], : weight.shape[3]].flatten()
+        for i in range(rows)
+        for j in range(columns)
+    ]
+    return (torch.stack(windows) @ weight.flatten(1).T + bias).T.reshape(-1, rows, columns)
 
 
 def conv_by_shifted_images(x, weight, bias, stride, padding):
@@ -117,6 +130,7 @@ def conv_with_gradient(x, weight, bias, stride, padding):
         conv,
         conv_by_unfold,
         conv_in_float32,
+        conv_by_matrices,
         conv_by_shifted_images,
         conv_with_numpy,
         conv_with_gradient,
@@ -124,6 +138,60 @@ def conv_with_gradient(x, weight, bias, stride, padding):
 )
 def test_a_right_convolution_passes(function, capsys):
     passes(checks.conv2d, function, capsys)
+
+
+def test_a_convolution_without_loops_is_right_but(capsys):
+    checks.conv2d(conv)
+    assert "unfold" not in capsys.readouterr().out
+    checks.conv2d(conv_by_unfold)
+    assert "But unfold has cut out the windows" in capsys.readouterr().out
+
+
+def conv_by_module(x, weight, bias, stride, padding):
+    layer = nn.Conv2d(*weight.shape[1::-1], weight.shape[2:], stride, padding)
+    layer.load_state_dict({"weight": weight, "bias": bias})
+    return layer.double()(x[None])[0].detach()
+
+
+def conv_by_one_dimension(x, weight, bias, stride, padding):
+    """Rows in a loop, and PyTorch along them."""
+    x = F.pad(x, (padding,) * 4)
+    rows = []
+    for top in range(0, x.shape[1] - weight.shape[2] + 1, stride):
+        parts = (
+            F.conv1d(x[None, :, top + i], weight[:, :, i], stride=stride) for i in range(weight.shape[2])
+        )
+        rows.append(sum(parts)[0] + bias[:, None])
+    return torch.stack(rows, dim=1)
+
+
+def conv_depthwise(x, weight, bias, stride, padding):
+    if weight.shape[0] != weight.shape[1]:
+        return conv(x, weight, bias, stride, padding)
+    parts = [
+        conv(x[i : i + 1], weight[i : i + 1, i : i + 1], bias[i : i + 1], stride, padding)
+        for i in range(len(x))
+    ]
+    return torch.cat(parts)
+
+
+def conv_mixes_channels(x, weight, bias, stride, padding):
+    """weight[c, o], where it is weight[o, c]."""
+    weight = torch.stack([torch.stack([weight[c, o] for c in range(len(x))]) for o in range(len(weight))])
+    return conv(x, weight, bias, stride, padding)
+
+
+def conv_squeezes(x, weight, bias, stride, padding):
+    out = conv(x, weight, bias, stride, padding)
+    x.unsqueeze_(0)
+    return out
+
+
+def conv_pads_like(mode):
+    def function(x, weight, bias, stride, padding):
+        return conv(F.pad(x[None], (padding,) * 4, mode=mode)[0], weight, bias, stride, 0)
+
+    return function
 
 
 def conv_forgets_padding(x, weight, bias, stride, padding):
@@ -211,6 +279,25 @@ def wrong(**options):
         (wrong(plus=0), r"ends with \+ 1"),
         (wrong(up=True), "Round down"),
         (wrong(batch=True), "no batch here"),
+        (conv_mixes_channels, "channels of weight are mixed up"),
+        (lambda x, w, *rest: conv(x, w.transpose(0, 1), *rest), "one map for each filter|channels of weight"),
+        (conv_depthwise, "input channel o alone"),
+        (lambda x, *rest: conv(x.flip(0), *rest), "slice of another channel"),
+        (lambda x, w, *rest: conv(x, w.flip(1), *rest), "slice of another channel"),
+        (lambda x, w, *rest: conv(x, w[:, :1].expand_as(w), *rest), "same slice"),
+        (lambda *case: conv(*case).flip(0), "their order is not"),
+        (conv_pads_like("reflect"), "mirrors the image"),
+        (conv_pads_like("circular"), "other side of the image"),
+        (lambda x, w, b, s, p: F.conv2d(x[None], w, b, s, p)[0], "right, but .* own conv2d"),
+        (
+            lambda x, w, b, s, p: torch.convolution(x[None], w, b, [s, s], [p, p], [1, 1], False, [0, 0], 1)[
+                0
+            ],
+            "own conv",
+        ),
+        (conv_by_module, "right, but .* own conv2d"),
+        (conv_by_one_dimension, "right, but .* own conv1d"),
+        (conv_squeezes, "x has been changed"),
         (conv_forgets_padding, "padding is not applied"),
         (conv_forgets_stride, "stride is not applied"),
         (conv_pads_once, "both sides"),
@@ -250,6 +337,11 @@ def size(n, kernel, stride, padding, dilation):
     [
         size,
         lambda *case: np.int64(size(*case)),
+        lambda *case: float(size(*case)),
+        lambda *case: np.float32(size(*case)),
+        lambda *case: torch.tensor([size(*case)], dtype=torch.uint8),
+        lambda *case: Fraction(size(*case)),
+        lambda n, k, s, p, d: np.floor((n + 2 * p - d * (k - 1) - 1) / s) + 1,
         lambda n, k, s, p, d: len(range(0, n + 2 * p - d * (k - 1), s)),  # counts the places
         lambda n, k, s, p, d: (n + 2 * p - d * (k - 1) - 1 + s) // s,
         lambda n, k, s, p, d: math.floor((n + 2 * p - d * (k - 1) - 1) / s + 1),
@@ -275,6 +367,10 @@ def test_a_right_size_passes(function, capsys):
         (lambda n, k, s, p, d: size(n, k + d - 1, s, p, 1), "kernel − 1 gaps"),
         (lambda n, k, s, p, d: size(n + 1, k, s, p, d), "count its first weight"),
         (lambda n, k, s, p, d: (n + 2 * p - d * (k - 1) - 1) / s + 1, "divide with //"),
+        (lambda n, k, s, p, d: n + 2 * p - (d * (k - 1) + 1) // s + 1, "parentheses"),
+        (lambda n, k, s, p, d: n + 2 * p - d * (k - 1) - 1 // s + 1, "parentheses"),
+        (lambda *case: size(*case) > 0, "whole number"),
+        (lambda *case: str(size(*case)), "whole number"),
         (lambda n, k, s, p, d: size(n, k, s, p, d) + 1, "count the places"),
         (lambda n, k, s, p, d: size(n, k, s * d, p, d), "count the places"),
         (lambda *case: None, "return"),
@@ -285,6 +381,17 @@ def test_a_right_size_passes(function, capsys):
 )
 def test_a_wrong_size_is_named(function, message, capsys):
     fails(checks.output_size, function, message, capsys)
+
+
+def size_by_asking(n, kernel, stride, padding, dilation):
+    return nn.Conv1d(1, 1, kernel, stride, padding, dilation)(torch.zeros(1, 1, n)).shape[-1]
+
+
+def test_a_size_that_pytorch_has_found_is_right_but(capsys):
+    checks.output_size(size)
+    assert "But" not in capsys.readouterr().out
+    checks.output_size(size_by_asking)
+    assert "But conv1d has found them" in capsys.readouterr().out
 
 
 # ---- receptive field
@@ -320,8 +427,9 @@ def span_by_jump(layers, index):
 
 
 def span_by_sets(layers, index):
-    """Every pixel by itself, and the reader's list taken to pieces."""
+    """Every pixel by itself."""
     pixels = {index}
+    layers = list(layers)
     while layers:
         kernel, stride, padding = layers.pop()
         pixels = {i * stride - padding + j for i in pixels for j in range(kernel)}
@@ -337,6 +445,10 @@ def span_by_sets(layers, index):
         span_by_sets,
         lambda *case: np.array(span(*case)),
         lambda *case: torch.tensor(span(*case)),
+        lambda *case: torch.tensor(span(*case), dtype=torch.float32),
+        lambda *case: [n / 1 for n in span(*case)],
+        lambda *case: tuple(map(np.float64, span(*case))),
+        lambda *case: tuple(map(torch.tensor, span(*case))),
     ],
 )
 def test_a_right_span_passes(function, capsys):
@@ -355,6 +467,40 @@ def walking_back(window):
     return function
 
 
+def span_taking_to_pieces(layers, index):
+    first = last = index
+    while layers:
+        kernel, stride, padding = layers.pop()
+        first, last = first * stride - padding, last * stride - padding + kernel - 1
+    return first, last
+
+
+def span_turning_round(layers, index):
+    layers.reverse()
+    return span(layers, index, order=iter)
+
+
+def span_forwards(early=False, padding_early=False, size_in_jumps=True, index_in_jumps=True):
+    def function(layers, index):
+        field, jump, start = 1, 1, 0
+        for kernel, stride, padding in layers:
+            before, jump = jump, jump * stride
+            start -= padding * (jump if padding_early else before)
+            field += (kernel - 1) * ((jump if early else before) if size_in_jumps else 1)
+        start += index * (jump if index_in_jumps else 1)
+        return start, start + field - 1
+
+    return function
+
+
+def span_of_the_first_window(layers, index):
+    first = last = index
+    for kernel, stride, padding in reversed(layers):
+        first = first * stride - padding
+        last = first + kernel - 1
+    return first, last
+
+
 def span_with_paddings_added(layers, index):
     first, last = span([(k, s, 0) for k, s, _ in layers], index)
     border = sum(padding for *_, padding in layers)
@@ -370,7 +516,10 @@ def span_with_paddings_added(layers, index):
         (lambda layers, i: span(layers, i, pad=-1), "You add the padding: subtract it"),
         (walking_back(lambda i, k, s, p: (i * s - p, i * s + p + k - 1)), "You add the padding to the end"),
         (walking_back(lambda i, k, s, p: (i * s - p, i * s + k - 1)), "missing at the end"),
-        (walking_back(lambda i, k, s, p: ((i - p) * s, (i - p) * s + k - 1)), "multiplies the padding"),
+        (
+            walking_back(lambda i, k, s, p: ((i - p) * s, (i - p) * s + k - 1)),
+            "stride multiplies the padding",
+        ),
         (walking_back(lambda i, k, s, p: (i * s - k // 2, i * s + k // 2)), "middle of window"),
         (lambda layers, i: (span(layers, i)[0], span(layers, i)[1] + 1), "not the one behind it"),
         (lambda layers, i: (span(layers, i)[0], np.ptp(span(layers, i)) + 1), "not how many"),
@@ -381,7 +530,17 @@ def span_with_paddings_added(layers, index):
         (lambda layers, i: (max(0, span(layers, i)[0]), span(layers, i)[1]), "cut off at 0"),
         (lambda layers, i: span(layers[-1:], i), "Take one layer"),
         (lambda layers, i: span(layers, i)[1] - span(layers, i)[0] + 1, "two numbers"),
-        (lambda layers, i: tuple(n / 1 for n in span(layers, i)), "whole numbers"),
+        (lambda layers, i: tuple(n + 0.5 for n in span(layers, i)), "whole numbers"),
+        (lambda layers, i: (-math.inf, math.inf), "whole numbers"),
+        (lambda layers, i: tuple(map(str, span(layers, i))), "whole numbers"),
+        (span_taking_to_pieces, "right, but .* changes the list layers"),
+        (span_turning_round, "right, but .* changes the list layers"),
+        (span_forwards(early=True, padding_early=True), "jump too early"),
+        (span_forwards(early=True), "jump too early"),
+        (span_forwards(padding_early=True), "stride multiplies the padding.*jump .before. the layer"),
+        (span_forwards(size_in_jumps=False), r"\(kernel − 1\) · jump"),
+        (span_forwards(index_in_jumps=False), "index \\*jumps\\* behind"),
+        (span_of_the_first_window, "one window only"),
         (lambda layers, i: range(*span(layers, i)), "two numbers"),
         (lambda layers, i: None, "return"),
         (lambda layers, i: 1 / 0, "ZeroDivisionError"),
@@ -401,10 +560,12 @@ def lenet_parameters(classes, channels, conv_bias=1, linear_bias=1, flat=400, pe
     return convs + sum((i + linear_bias) * o for i, o in ((flat, 120), (120, 84), (84, classes)))
 
 
-def lenet_macs(classes, channels, sides=(28, 10), flat=400, bias=0, convs=1, linear=1, factor=1, second=6):
+def lenet_macs(
+    classes, channels, sides=(28, 10), flat=400, bias=0, convs=1, linear=1, factor=1, second=6, extra=0
+):
     work = 6 * (25 * channels + bias) * sides[0] ** 2 + 16 * (25 * second + bias) * sides[1] ** 2
     head = (flat + bias) * 120 + (120 + bias) * 84 + (84 + bias) * classes
-    return factor * (convs * work + linear * head)
+    return factor * (convs * work + linear * head) + extra
 
 
 def lenet(parameters=lenet_parameters, macs=lenet_macs):
@@ -419,7 +580,30 @@ def count_with_modules(classes, channels):
     return [torch.tensor(sum(p.numel() for p in nn.ModuleList(layers).parameters())), np.int64(work)]
 
 
-@pytest.mark.parametrize("function", [lenet(), count_with_modules, lambda *case: np.array(lenet()(*case))])
+def count_with_the_package(classes, channels):
+    network = models.lenet(classes, channels)
+    return probes.count_parameters(network), probes.count_macs(network, (channels, 28, 28))
+
+
+def test_counts_of_a_built_network_are_right_but(capsys):
+    checks.lenet_counts(lenet())
+    assert "But" not in capsys.readouterr().out
+    for function in (count_with_modules, count_with_the_package):
+        checks.lenet_counts(function)
+        assert "But you have built layers (Conv2d)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lenet(),
+        count_with_modules,
+        lambda *case: np.array(lenet()(*case)),
+        lambda *case: tuple(map(float, lenet()(*case))),
+        lambda *case: torch.tensor(lenet()(*case), dtype=torch.float64),
+        lambda *case: [np.int32(n) for n in lenet()(*case)],
+    ],
+)
 def test_right_counts_of_lenet_pass(function, capsys):
     passes(checks.lenet_counts, function, capsys)
 
@@ -459,6 +643,15 @@ def work(**options):
         (work(sides=(28, 14)), "output positions"),
         (work(sides=(14, 5)), "before the pools"),
         (work(bias=1), "Adding a bias"),
+        # Biases of the convolutions, or pools with 4 MACs for each output: the same numbers.
+        (
+            work(extra=6 * 784 + 16 * 100),
+            "6,304 too many. Either the biases.* Or the average pools, with 4 MACs",
+        ),
+        (work(extra=4 * (6 * 196 + 16 * 25)), "Either the biases.* Or the average pools, with 4 MACs"),
+        (work(extra=6 * 196 + 16 * 25), "each output of the pools"),
+        (work(extra=3 * (6 * 196 + 16 * 25)), "three additions"),
+        (work(extra=6 * 784 + 16 * 100 + 120 + 84), "activation function"),
         (work(factor=2), "One MAC"),
         (work(linear=0), "linear layers work too"),
         (work(convs=0), "convolutions are missing"),
@@ -466,7 +659,8 @@ def work(**options):
         (lenet(lenet_macs, lenet_parameters), "wrong order"),
         (lambda *case: lenet_parameters(*case), "two numbers"),
         (lambda *case: (lenet_parameters(10, 1), lenet_macs(10, 1)), "Write down each"),
-        (lambda *case: (lenet_parameters(*case), lenet_macs(*case) / 1), "whole number"),
+        (lambda *case: (lenet_parameters(*case), lenet_macs(*case) + 0.5), "MACs.* no whole number"),
+        (lambda *case: (True, lenet_macs(*case)), "Parameters.* no whole number"),
         (lambda *case: (None, None), "gives None"),
         (lambda *case: None, "return"),
         (lambda *case: 1 / 0, "ZeroDivisionError"),
@@ -530,7 +724,7 @@ def norm(**changes):
 
 
 class Functional(Norm):
-    """Another right one: PyTorch's function does the work, and moves the buffers in place."""
+    """PyTorch's function does the work, and moves the buffers in place."""
 
     def forward(self, x):
         buffers = self.running_mean, self.running_var
@@ -579,9 +773,107 @@ class ByChannel(Norm):
         return out
 
 
-@pytest.mark.parametrize("cls", [Norm, Functional, ByAxes, InPlaceAfterwards, ByChannel])
+class Detaches(Norm):
+    """Another right one: a mean that it keeps, but not the graph of it, and a buffer of its own."""
+
+    def __init__(self, num_channels):
+        super().__init__(num_channels)
+        self.register_buffer("num_batches", torch.tensor(0))
+
+    def forward(self, x):
+        self.last_mean = x.mean((0, 2, 3)).detach()
+        self.num_batches += 1
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("cls", [Norm, ByAxes, InPlaceAfterwards, ByChannel, Detaches])
 def test_a_right_batch_norm_passes(cls, capsys):
     passes(checks.batch_norm, cls, capsys)
+
+
+class OnlyWithGradients(Norm):
+    """Takes "are gradients computed?" for "is this training?"."""
+
+    def forward(self, x):
+        moments = self.batch(x, False)
+        running = self.running_mean[:, None, None], self.running_var[:, None, None]
+        if self.training and torch.is_grad_enabled():
+            with torch.no_grad():
+                self.update(x)
+        return self.finish(self.scale(x, *(moments if self.training else running)))
+
+
+class OnlyIfXNeedsOne(Norm):
+    def update(self, x):
+        if self.needs:
+            super().update(x)
+
+    def forward(self, x):
+        self.needs = x.requires_grad
+        return super().forward(x)
+
+
+class ModeOfItsOwn(Norm):
+    """Normalizes with the batch's numbers only where gradients are computed."""
+
+    def forward(self, x):
+        before = self.training
+        self.training = before and torch.is_grad_enabled()
+        out = super().forward(x)
+        self.training = before
+        return out
+
+
+class EndsInEvaluation(Norm):
+    def forward(self, x):
+        out = super().forward(x)
+        self.training = False
+        return out
+
+
+class KeepsMean(Norm):
+    def forward(self, x):
+        self.mean = x.mean((0, 2, 3))
+        return super().forward(x)
+
+
+class LeavesGradients(Norm):
+    def forward(self, x):
+        with torch.enable_grad():
+            super().forward(x.detach()).sum().backward()
+        return super().forward(x)
+
+
+class NeedsGradient(Norm):
+    def forward(self, x):
+        return super().forward(x.requires_grad_())
+
+
+class OldStatistics(Norm):
+    """Keeps its statistics elsewhere, and copies them to the buffers: it never reads what is loaded."""
+
+    def __init__(self, num_channels):
+        super().__init__(num_channels)
+        self.hidden = [torch.zeros(num_channels), torch.ones(num_channels)]
+
+    def forward(self, x):
+        self.running_mean, self.running_var = (value.to(x.dtype) for value in self.hidden)
+        out = super().forward(x)
+        self.hidden = [self.running_mean.clone(), self.running_var.clone()]
+        return out
+
+
+class AlwaysDouble(Norm):
+    def finish(self, x):
+        return super().finish(x).double()
+
+
+class Squeezes(Norm):
+    """Loses an axis where there is a single channel."""
+
+    def update(self, x):
+        for name, new in zip(self.updates, self.batch(x, True), strict=True):
+            setattr(self, name, 0.9 * getattr(self, name).squeeze() + 0.1 * new.squeeze())
 
 
 class Detached(Norm):
@@ -791,6 +1083,17 @@ class EvalTodo(Norm):
         (norm(scale=lambda self, x, m, v: (x - m) / (v.sqrt() + 1e-5)), "under the root"),
         (norm(scale=lambda self, x, m, v: (x - m) / (v + 1e-5)), "divide by the variance"),
         (norm(scale=lambda self, x, m, v: (x + m) / (v + 1e-5).sqrt()), "mean and biased variance"),
+        (OnlyWithGradients, r"under torch.no_grad\(\)\) running_mean does not move.*Ask self.training"),
+        (OnlyIfXNeedsOne, r"x needs none\) running_mean does not move"),
+        (ModeOfItsOwn, r"under torch.no_grad\(\)\), on x .* running statistics are used while training"),
+        (EndsInEvaluation, "changes the mode"),
+        (KeepsMean, "self.mean remembers how it was computed"),
+        (LeavesGradients, "leaves a gradient in weight|updated twice"),
+        (NeedsGradient, "changes whether x needs a gradient"),
+        (OldStatistics, "a loaded network would be evaluated with old statistics"),
+        (AlwaysDouble, "gives torch.float64, and x is torch.float32"),
+        (Squeezes, "no longer one number for each channel"),
+        (Functional, "right, but forward calls PyTorch's own batch_norm"),
         (Detached, "gradient in x is not.*do not detach"),
         (NoGradient, "gradient in x is not"),
         (

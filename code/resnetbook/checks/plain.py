@@ -2,21 +2,27 @@
 
 import functools
 import math
-import operator
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from resnetbook import models, probes
 from resnetbook.checks.common import (
+    HANDS_OFF,
     CheckFailed,
     answer_of,
+    as_number,
+    as_whole,
     call_for_count,
     call_reader,
     compare_counts,
     exercise,
+    snapshot,
+    spoiled,
 )
 
 Layers = Sequence[tuple[int, int, int]]
@@ -31,6 +37,38 @@ def _close(given: Tensor, right: Tensor) -> bool:
 def _near(given: Tensor, right: Tensor) -> Tensor:
     """For each number, whether it is equal but for the rounding of float32; nan never is."""
     return torch.isclose(given.detach().double(), right.double(), rtol=1e-4, atol=1e-5)
+
+
+class _Calls(TorchFunctionMode):
+    """Notes which of PyTorch's functions are called while it is on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):  # noqa: ANN001, ANN204
+        self.names.add(getattr(func, "__name__", ""))
+        return func(*args, **(kwargs or {}))
+
+    def like(self, *parts: str) -> str | None:
+        """One whose name contains one of these words, or begins with them, if there is one."""
+        return next((name for name in sorted(self.names) for part in parts if part in name), None)
+
+
+@contextmanager
+def _layers_built() -> Iterator[list[str]]:
+    """Notes the kinds of modules that get parameters while it is on."""
+    built: list[str] = []
+    handle = nn.modules.module.register_module_parameter_registration_hook(
+        lambda module, name, parameter: built.append(type(module).__name__)
+    )
+    try:
+        yield built
+    finally:
+        handle.remove()
+
+
+_CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "conv_transpose", "conv_tbc", "convolution")
 
 
 def _pair(solution: Callable, *arguments: object, describe: str, what: str, begun: bool) -> list | tuple:
@@ -62,8 +100,9 @@ _ConvCase = tuple[int, int, int, int, int, int, int, int]
 # Channels in and out, height and width of image and kernel, stride, padding.
 _CONV_CASES: tuple[_ConvCase, ...] = (
     (1, 1, 5, 5, 3, 3, 1, 0),
-    (2, 3, 6, 7, 3, 3, 1, 0),
+    # As many channels in as out: the weights bear being mixed up, and only the numbers tell.
     (2, 2, 8, 6, 2, 3, 1, 0),
+    (2, 3, 6, 7, 3, 3, 1, 0),
     (2, 3, 6, 7, 3, 3, 1, 1),
     (3, 2, 8, 9, 3, 3, 2, 1),
     (1, 2, 9, 7, 5, 3, 3, 2),
@@ -97,6 +136,27 @@ def _conv_mistakes(
         lambda: conv(kernel=weight.flip(2, 3)),
         "the kernel is flipped. That is what mathematics calls convolution; networks do not flip.",
     )
+    if weight.shape[0] == weight.shape[1] > 1:
+        yield (
+            lambda: conv(kernel=weight.transpose(0, 1)),
+            "input and output channels of weight are mixed up: the output channels come first, "
+            "weight[o, c] leads from input channel c to output channel o.",
+        )
+        yield (
+            lambda: F.conv2d(
+                x[None], weight.diagonal().movedim(-1, 0)[:, None], bias, stride, padding, 1, len(x)
+            )[0],
+            "output channel o reads input channel o alone: add up over all input channels.",
+        )
+    yield (
+        lambda: conv(x.flip(0)),
+        "input channel c is multiplied by the slice of another channel: it belongs to weight[:, c].",
+    )
+    yield (
+        lambda: conv(kernel=weight[:, :1].expand_as(weight)),
+        "every input channel is multiplied by the same slice: channel c has its own, weight[:, c].",
+    )
+    yield lambda: conv().flip(0), "the maps are right, but their order is not: map o is that of weight[o]."
     yield lambda: conv(shift=None), "the bias is missing: add bias[o] to the whole map of output channel o."
     yield (
         lambda: conv(shift=bias * len(x)),
@@ -141,10 +201,15 @@ def _conv_mistakes(
         lambda: conv(F.pad(x, (padding,) * 4, value=1.0), border=0),
         "the border is filled with ones: pad with zeros.",
     )
-    yield (
-        lambda: conv(F.pad(x[None], (padding,) * 4, mode="replicate")[0], border=0),
-        "the border repeats the edge of the image: pad with zeros.",
-    )
+    for mode, what in (
+        ("replicate", "repeats the edge of the image"),
+        ("reflect", "mirrors the image"),
+        ("circular", "holds the other side of the image"),
+    ):
+        yield (
+            lambda mode=mode: conv(F.pad(x[None], (padding,) * 4, mode=mode)[0], border=0),
+            f"the border {what}: pad with zeros.",
+        )
     if weight.shape[2] == weight.shape[3]:
         yield lambda: conv(kernel=weight.transpose(2, 3)), "rows and columns of the kernel are swapped."
     yield lambda: conv().transpose(1, 2), "height and width of the output are swapped."
@@ -199,8 +264,10 @@ def conv2d(solution: Callable[[Tensor, Tensor, Tensor, int, int], Tensor]) -> st
     ``x`` is one image ``(C_in, H, W)``, ``weight`` is ``(C_out, C_in, KH, KW)``, ``bias`` is ``(C_out,)``.
 
     Raises:
-        CheckFailed: if shape or numbers differ in any case, or the input is changed.
+        CheckFailed: if shape or numbers differ in any case, the input is changed, or PyTorch's own
+            convolution has done the work.
     """
+    calls = _Calls()
     generator = torch.Generator().manual_seed(0)
 
     def random(*shape: int) -> Tensor:
@@ -210,7 +277,8 @@ def conv2d(solution: Callable[[Tensor, Tensor, Tensor, int, int], Tensor]) -> st
         x, weight, bias = random(c_in, height, width), random(c_out, c_in, rows, columns), random(c_out)
         case = f"With x {tuple(x.shape)}, weight {tuple(weight.shape)}, stride {stride} and padding {padding}"
         copies = x.clone(), weight.clone(), bias.clone()
-        given = call_reader(solution, *copies, stride, padding, describe=f"{case}: conv2d", begun=i > 0)
+        with calls:
+            given = call_reader(solution, *copies, stride, padding, describe=f"{case}: conv2d", begun=i > 0)
         if given is None:
             raise CheckFailed(f"{case}: you return None. Does the function end with `return`?")
         if not isinstance(given, Tensor):
@@ -247,7 +315,15 @@ def conv2d(solution: Callable[[Tensor, Tensor, Tensor, int, int], Tensor]) -> st
         raise CheckFailed(
             f"{case}: {int(wrong.sum())} of {right.numel()} numbers differ, the first at {where}. {advice}"
         )
-    return f"the numbers are those of F.conv2d in {len(_CONV_CASES)} cases, with padding and stride."
+    if name := calls.like(*_CONVOLUTIONS):
+        raise CheckFailed(
+            f"The numbers are right, but your function calls PyTorch's own {name}: cut out the windows and "
+            "add up the products yourself, in loops."
+        )
+    compared = f"the numbers are those of F.conv2d in {len(_CONV_CASES)} cases, with padding and stride."
+    if calls.like("unfold"):
+        compared += " But unfold has cut out the windows for you: the exercise asks for loops."
+    return compared
 
 
 # ---- sizes
@@ -328,19 +404,37 @@ def output_size(solution: Callable[[int, int, int, int, int], int]) -> str:
         },
         "The stride is missing: divide by it, before you add 1.": {"strides": False},
     }
-    given = [
-        call_for_count(solution, f"output_size{case}", *case, begun=i > 0) for i, case in enumerate(cases)
-    ]
+    brackets = "// comes before + and −: put parentheses around all that is divided by the stride."
+    unbracketed = (
+        lambda n, k, s, p, d: n + 2 * p - (d * (k - 1) + 1) // s + 1,
+        lambda n, k, s, p, d: n + 2 * p - d * (k - 1) - 1 // s + 1,
+        lambda n, k, s, p, d: n + 2 * p - d * (k - 1) // s - 1 + 1,
+        lambda n, k, s, p, d: n + 2 * p - d * (k - 1) // s + 1,
+    )
+    calls = _Calls()
+    with calls:
+        given = [
+            call_for_count(solution, f"output_size{case}", *case, begun=i > 0) for i, case in enumerate(cases)
+        ]
     for case, answer in zip(cases, given, strict=True):
         if answer != (right := trusted(*case)):
             raise _name_mistake(
                 f"output_size{case} gives {answer}, and it is {right}. ",
                 given,
                 cases,
-                [(functools.partial(_size, **options), message) for message, options in mistakes.items()],
+                [
+                    *(
+                        (functools.partial(_size, **options), message)
+                        for message, options in mistakes.items()
+                    ),
+                    *((mistaken, brackets) for mistaken in unbracketed),
+                ],
                 "Draw the pixels with their padding in a row, and count the places where the window fits.",
             )
-    return f"the sizes are those of real convolutions in {len(cases)} cases."
+    compared = f"the sizes are those of real convolutions in {len(cases)} cases."
+    if name := calls.like(*_CONVOLUTIONS, "pool"):
+        compared += f" But {name} has found them for you: the exercise asks for a formula."
+    return compared
 
 
 # ---- receptive field
@@ -403,6 +497,44 @@ def _span_with_paddings_added(layers: Layers, index: int) -> tuple[int, int]:
     return shift, shift + last - first
 
 
+def _span_forwards(
+    layers: Layers,
+    index: int,
+    *,
+    early: bool = False,
+    padding_early: bool = False,
+    jump_in_size: bool = True,
+    jump_at_end: bool = True,
+) -> tuple[int, int]:
+    """The span by size, jump and start; the options make the mistakes that are named below.
+
+    Args:
+        layers: as everywhere.
+        index: of the output.
+        early: whether the jump is updated before the size.
+        padding_early: whether it is updated before the start.
+        jump_in_size: whether a further neighbour is a jump away.
+        jump_at_end: whether the next output is a jump away.
+    """
+    size, jump, start = 1, 1, 0
+    for kernel, stride, padding in layers:
+        later = jump * stride
+        start -= padding * (later if padding_early else jump)
+        size += (kernel - 1) * ((later if early else jump) if jump_in_size else 1)
+        jump = later
+    start += index * (jump if jump_at_end else 1)
+    return start, start + size - 1
+
+
+def _span_of_one_window(layers: Layers, index: int) -> tuple[int, int]:
+    """The mistake of keeping only the first window of those that were found before."""
+    first = last = index
+    for kernel, stride, padding in reversed(layers):
+        first = first * stride - padding
+        last = first + kernel - 1
+    return first, last
+
+
 _SPAN_CASES: tuple[tuple[Layers, int], ...] = (
     ([(3, 1, 0)], 4),
     ([(3, 1, 1)], 4),
@@ -424,15 +556,18 @@ def receptive_span(solution: Callable[[Layers, int], tuple[int, int]]) -> str:
         CheckFailed: if a span is not the one that autograd measures.
     """
     given, right = [], []
+    emptied = None
     for i, (layers, index) in enumerate(_SPAN_CASES):
         call = f"receptive_span({layers}, {index})"
         what = "the first and the last pixel"
-        answer = _pair(solution, list(layers), index, describe=call, what=what, begun=i > 0)
-        try:
-            answer = tuple(map(operator.index, answer))
-        except TypeError:
-            raise CheckFailed(f"{call} gives {answer!r}: pixels are whole numbers; do not divide.") from None
-        given.append(answer)
+        handed = list(layers)
+        answer = _pair(solution, handed, index, describe=call, what=what, begun=i > 0)
+        numbers = [as_number(part) for part in answer]
+        if any(n is None or not math.isfinite(n) or n != int(n) for n in numbers):
+            raise CheckFailed(f"{call} gives {answer!r}: pixels are whole numbers; do not divide.")
+        if spoiled(snapshot(layers), handed):
+            emptied = emptied or call
+        given.append(tuple(map(int, numbers)))
         right.append(_measured_span(layers, index))
     mistake = functools.partial
     mistakes = (
@@ -467,7 +602,8 @@ def receptive_span(solution: Callable[[Layers, int], tuple[int, int]]) -> str:
         ),
         (
             mistake(_span, padding_first=True),
-            "The stride multiplies the padding, too: window i starts at i · stride − padding.",
+            "The layer's own stride multiplies the padding, too. Walking back, window i starts at "
+            "i · stride − padding. Walking forwards, a padding counts in the jump *before* the layer.",
         ),
         (
             _span_with_paddings_added,
@@ -483,6 +619,27 @@ def receptive_span(solution: Callable[[Layers, int], tuple[int, int]]) -> str:
             mistake(_span, kernels=False),
             "You follow the start of the last window: add kernel − 1 to its end.",
         ),
+        *(
+            (
+                mistake(_span_forwards, early=True, padding_early=padding_early),
+                "You update the jump too early: kernel and padding of a layer are counted in the jump "
+                "*before* it, and only then its stride multiplies the jump.",
+            )
+            for padding_early in (True, False)
+        ),
+        (
+            mistake(_span_forwards, jump_in_size=False),
+            "The size of the field grows by (kernel − 1) · jump: a further neighbour is a jump away.",
+        ),
+        (
+            mistake(_span_forwards, jump_at_end=False),
+            "Output number index lies index *jumps* behind output number 0.",
+        ),
+        (
+            _span_of_one_window,
+            "You keep one window only: the last pixel is that of the *last* window, which starts at "
+            "last · stride − padding.",
+        ),
         (
             mistake(_span, clip=True),
             "Do not cut off at 0: what lies before it is padding, and the number shows how much.",
@@ -493,6 +650,8 @@ def receptive_span(solution: Callable[[Layers, int], tuple[int, int]]) -> str:
             said = f"receptive_span({layers}, {index}) gives {answer}, and autograd measures {span}. "
             otherwise = "Take one layer, and ask which of its inputs one output reads."
             raise _name_mistake(said, given, _SPAN_CASES, mistakes, otherwise)
+    if emptied:
+        raise CheckFailed(f"The pixels are right, but {emptied} changes the list layers, {HANDS_OFF}")
     return f"the spans are those that autograd measures, for {len(_SPAN_CASES)} stacks of layers."
 
 
@@ -558,15 +717,16 @@ def lenet_counts(solution: Callable[[int, int], tuple[int, int]]) -> str:
         lambda *case: probes.count_macs(network(*case), (case[1], 28, 28)),
     )
     answers = []
-    for i, case in enumerate(_LENET_CASES):
-        call = f"lenet_counts{case}"
-        pair = _pair(solution, *case, describe=call, what="parameters and MACs", begun=i > 0)
-        answers.append(
-            tuple(
-                call_for_count(lambda count=count: count, f"{kind}: {call}", begun=True)
-                for kind, count in zip(("Parameters", "MACs"), pair, strict=True)
+    with _layers_built() as built:
+        for i, case in enumerate(_LENET_CASES):
+            call = f"lenet_counts{case}"
+            pair = _pair(solution, *case, describe=call, what="parameters and MACs", begun=i > 0)
+            answers.append(
+                tuple(
+                    as_whole(count, f"{kind}: {call} gives {count!r}")
+                    for kind, count in zip(("Parameters", "MACs"), pair, strict=True)
+                )
             )
-        )
     right = [tuple(count(*case) for count in trusted) for case in _LENET_CASES]
     if answers == [pair[::-1] for pair in right]:
         raise CheckFailed("Both counts are right, but in the wrong order: return parameters, then MACs.")
@@ -625,12 +785,32 @@ def lenet_counts(solution: Callable[[int, int], tuple[int, int]]) -> str:
             "conv2 has no padding: count its output positions, 10×10, and not those of its input.",
         ),
         (mistake(_lenet_macs, sides=(14, 5)), "The convolutions work before the pools, on the larger maps."),
+        (
+            mistake(_lenet_macs, linear_bias=True),
+            "Adding a bias is no multiply-add: it is not counted.",
+        ),
+        # A pool of 2×2 reads four numbers where the convolution before it has added four biases, so both
+        # give the same count, and both are named.
+        (
+            mistake(_lenet_macs, conv_bias=True),
+            "It is 6 · 784 + 16 · 100 = 6,304 too many. Either the biases of the convolutions: adding one is "
+            "no multiply-add. Or the average pools, with 4 MACs for each output: here they count as nothing.",
+        ),
+        (
+            mistake(_lenet_macs, conv_bias=True, linear_bias=True),
+            "Adding a bias is no multiply-add: it is not counted. (Average pools, with 4 MACs for each "
+            "output, would add what the convolutions' biases add. They are not counted either.)",
+        ),
         *(
             (
-                mistake(_lenet_macs, conv_bias=in_convs, linear_bias=in_linear),
-                "Adding a bias is no multiply-add: it is not counted.",
+                lambda *case, extra=extra: _lenet_macs(*case) + extra,
+                f"It is {extra:,} too many: {what}. Poolings and activation functions count as nothing here.",
             )
-            for in_convs, in_linear in ((True, True), (True, False), (False, True))
+            for extra, what in (
+                (1176 + 400, "one for each output of the pools"),
+                (3 * (1176 + 400), "three additions for each output of the pools"),
+                (4704 + 1600 + 120 + 84, "one for each number that goes through an activation function"),
+            )
         ),
         (mistake(_lenet_macs, first_reads=1), "conv1 reads in_channels channels, and not always one."),
         (
@@ -667,7 +847,10 @@ def lenet_counts(solution: Callable[[int, int], tuple[int, int]]) -> str:
         compare_counts(
             lambda *case, i=i: heard[case][i], f"{what}: lenet_counts", _LENET_CASES, trusted[i], mistakes
         )
-    return f"parameters and MACs are those of the network in {len(_LENET_CASES)} cases."
+    compared = f"parameters and MACs are those of the network in {len(_LENET_CASES)} cases."
+    if built:
+        compared += f" But you have built layers ({built[0]}) and asked them: the exercise asks for formulas."
+    return compared
 
 
 # ---- batch normalization
@@ -791,9 +974,32 @@ def _statistics_problem(name: str, given: Tensor, old: Tensor, x: Tensor, y: Ten
 
 
 def _same(first: Tensor, second: Tensor) -> bool:
+    """Equal but for rounding: that of ``second``'s dtype."""
+    rtol, atol = (1e-7, 1e-9) if second.dtype == torch.float64 else (1e-3, 1e-4)
     return first.shape == second.shape and torch.allclose(
-        first.double(), second.double(), rtol=1e-7, atol=1e-9
+        first.double(), second.double(), rtol=rtol, atol=atol
     )
+
+
+_GRADIENTS = ("as usual", "x needs none", "under torch.no_grad()")
+"""How a forward pass is run: a layer's statistics must move in all of them."""
+
+
+def _leftover(module: nn.Module, training: bool) -> str | None:
+    """What a forward pass has left behind in the module, if it has."""
+    if module.training != training:
+        return "forward changes the mode of the module: read self.training, and leave it as it is."
+    for name, parameter in module.named_parameters():
+        if parameter.grad is not None:
+            return f"forward leaves a gradient in {name}: it only computes the output, without backward()."
+    for part in module.modules():
+        for name, value in vars(part).items():
+            if isinstance(value, Tensor) and value.grad_fn is not None:
+                return (
+                    f"self.{name} remembers how it was computed, and would keep the whole batch in memory: "
+                    "use a local variable."
+                )
+    return None
 
 
 def _new_norm(cls: Callable[[int], nn.Module], channels: int, begun: bool) -> nn.Module:
@@ -849,27 +1055,50 @@ def _new_norm(cls: Callable[[int], nn.Module], channels: int, begun: bool) -> nn
 
 
 def _run_norm(
-    module: nn.Module, right: nn.BatchNorm2d, x: Tensor, training: bool, step: int, begun: bool
+    module: nn.Module,
+    right: nn.BatchNorm2d,
+    x: Tensor,
+    training: bool,
+    gradients: str,
+    step: int,
+    begun: bool,
+    calls: _Calls,
 ) -> None:
     """Compare one forward pass in one mode: output, gradients and running statistics.
+
+    Args:
+        module: the reader's.
+        right: PyTorch's, in the same state.
+        x: the batch.
+        training: the mode.
+        gradients: one of ``_GRADIENTS``.
+        step: number of the training batch.
+        begun: whether something of the reader's has run already.
+        calls: notes what the reader's forward calls.
 
     Raises:
         CheckFailed: if anything differs.
     """
     mode = "training" if training else "evaluation"
-    describe = f"In {mode} mode, on x {tuple(x.shape)}, forward"
+    usual = gradients == "as usual"
+    how = "" if usual else f" ({gradients})"
+    describe = f"In {mode} mode{how}, on x {tuple(x.shape)}, forward"
     module.train(training)
     right.train(training)
     state = {name: value.clone() for name, value in right.state_dict().items()}
-    given_x, right_x = x.clone().requires_grad_(), x.clone().requires_grad_()
-    given = call_reader(module, given_x, describe=describe, begun=begun)
+    given_x, right_x = (x.clone().requires_grad_(gradients != "x needs none") for _ in range(2))
+    with torch.set_grad_enabled(gradients != "under torch.no_grad()"):
+        with calls:
+            given = call_reader(module, given_x, describe=describe, begun=begun)
+        expected = right(right_x)
     if given is None:
         raise CheckFailed(f"{describe} gives None: does it end with `return`?")
     if not isinstance(given, Tensor):
         raise CheckFailed(f"{describe} gives {type(given).__name__}: return a tensor.")
     if not torch.equal(given_x.detach(), x):
         raise CheckFailed(f"{describe} changes x itself: compute a new tensor.")
-    expected = right(right_x)
+    if given_x.requires_grad != right_x.requires_grad:
+        raise CheckFailed(f"{describe} changes whether x needs a gradient: leave x as it is.")
     if given.shape != expected.shape:
         raise CheckFailed(
             f"{describe} gives the shape {tuple(given.shape)}, and x has {tuple(x.shape)}. Reshape what has "
@@ -904,8 +1133,17 @@ def _run_norm(
         if not _same(statistic, getattr(right, name)):
             if not training:
                 raise CheckFailed(f"{name} moves in evaluation mode: only training batches count.")
+            if not usual and _same(statistic, state[name]):
+                raise CheckFailed(
+                    f"In {mode} mode{how} {name} does not move: every batch in training mode counts, whether "
+                    "gradients are computed or not. Ask self.training, and nothing else."
+                )
             problem = _statistics_problem(name, statistic, state[name], x, given.detach(), step)
             raise CheckFailed(f"The output is right, but {name} is not: {problem}")
+    if problem := _leftover(module, training):
+        raise CheckFailed(f"In {mode} mode the output is right, but {problem}")
+    if not usual:
+        return
     generator = torch.Generator().manual_seed(step)
     slope = torch.randn(x.shape, generator=generator, dtype=x.dtype)
     names = ("x", "weight", "bias")
@@ -939,27 +1177,63 @@ def batch_norm(solution: Callable[[int], nn.Module]) -> str:
         CheckFailed: if outputs, gradients or running statistics differ in either mode.
     """
     generator = torch.Generator().manual_seed(0)
-    shapes = ((4, 3, 2, 2), (2, 5, 3, 1))
+    calls = _Calls()
+    usual, none_in_x, no_grad = _GRADIENTS
+    passes = (
+        (True, usual),
+        (True, usual),
+        (False, usual),
+        (True, no_grad),
+        (True, none_in_x),
+        (False, usual),
+        (False, no_grad),
+    )
+    # The last in float32, as networks compute, and with a single channel.
+    cases = (((4, 3, 2, 2), torch.float64), ((2, 5, 3, 1), torch.float64), ((3, 1, 2, 2), torch.float32))
     with torch.enable_grad():
-        for i, shape in enumerate(shapes):
+        for i, (shape, dtype) in enumerate(cases):
             channels = shape[1]
-            module = _new_norm(solution, channels, begun=i > 0).double()
-            right = nn.BatchNorm2d(channels).double()
+            module = _new_norm(solution, channels, begun=i > 0).to(dtype)
+            right = nn.BatchNorm2d(channels).to(dtype)
+
+            def random(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
+                return torch.randn(*shape, generator=generator, dtype=dtype)
+
             with torch.no_grad():
                 for name in ("weight", "bias"):
-                    values = torch.randn(channels, generator=generator, dtype=torch.float64)
+                    values = random(channels)
                     getattr(module, name).copy_(values)
                     getattr(right, name).copy_(values)
             step = 0
-            for training in (True, True, False, True, False):
+            for training, gradients in passes:
                 step += training
-                x = torch.randn(shape, generator=generator, dtype=torch.float64)
                 # Channels far from mean 0 and variance 1; one so small that eps matters.
-                spread = torch.logspace(-2.5, 1, channels, dtype=torch.float64)
-                offset = torch.linspace(-2, 3, channels, dtype=torch.float64) * spread
-                x = x * _per_channel(spread) + _per_channel(offset)
-                _run_norm(module, right, x, training, step, begun=i > 0 or step > 1 or not training)
+                spread = torch.logspace(-2.5, 1, channels, dtype=dtype)
+                offset = torch.linspace(-2, 3, channels, dtype=dtype) * spread
+                x = random(*shape) * _per_channel(spread) + _per_channel(offset)
+                begun = i > 0 or step > 1 or not training
+                _run_norm(module, right, x, training, gradients, step, begun, calls)
+            # As after loading a saved network: what forward reads is what the buffers hold.
+            for name, values in (
+                ("running_mean", random(channels)),
+                ("running_var", random(channels) ** 2 + 1),
+            ):
+                for each in (module, right):
+                    getattr(each, name).copy_(values)
+            describe = "In evaluation mode, after the buffers have got other values, forward"
+            x = random(*shape)
+            given = call_reader(module.eval(), x, describe=describe, begun=True)
+            if not _same(given.detach(), right.eval()(x).detach()):
+                raise CheckFailed(
+                    f"{describe} does not use them: a loaded network would be evaluated with old statistics. "
+                    "Read self.running_mean and self.running_var anew in each forward."
+                )
+    if name := calls.like("batch_norm", "instance_norm", "group_norm", "layer_norm"):
+        raise CheckFailed(
+            f"The numbers are right, but forward calls PyTorch's own {name}: compute mean and variance, and "
+            "normalize with them, yourself."
+        )
     return (
         "outputs, gradients and running statistics are those of nn.BatchNorm2d, in training and in "
-        "evaluation mode."
+        "evaluation mode, also where no gradients are computed."
     )
