@@ -1,8 +1,10 @@
 """Chapter 4's checks: the page's solutions and other right ones pass, and each mistake is named."""
 
+import copy
 import functools
 import math
 import random
+from fractions import Fraction
 from pathlib import Path
 
 import nbformat
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from conftest import page_solutions
+from conftest import fails, page_solutions, passes
 from torch import nn
 from torch.nn import functional as F
 
@@ -858,7 +860,7 @@ BASIC_MISTAKES = {
     "5×5": (basic(kernels=[5, 3], padding=2), "3×3, 3×3"),
     "one convolution only": (basic(kernels=[3]), "3×3, 3×3"),
     "pooling": (Pools, "stride is never applied"),
-    "pooled shortcut": (PooledShortcut, "3×3, 3×3|AvgPool2d"),
+    "pooled shortcut": (PooledShortcut, "projection does not read the block's input as it is"),
     "pooled zero padding": (PooledZeroPadding, "option A"),
     "dropout": (Dropout, "Dropout"),
     "functional dropout": (FunctionalDropout, "random"),
@@ -1273,3 +1275,267 @@ def test_an_untouched_exercise_does_not_stop_the_notebook(check, capsys):
     if check in CHECKS.values():
         check(Untouched)
     assert "Right" not in capsys.readouterr().out
+
+
+# ---- a mistake on the shortcut is said to be on the shortcut
+
+
+class Part(nn.Module):
+    """Any function, with the layers that it uses."""
+
+    def __init__(self, function, *layers):
+        super().__init__()
+        self.function, self.layers = function, nn.ModuleList(layers)
+
+    def forward(self, x):
+        return self.function(x, *self.layers)
+
+
+def conv(i, o, stride=1, kernel=1, **settings):
+    return nn.Conv2d(i, o, kernel, stride, bias=False, **settings)
+
+
+def with_shortcut(changing, keeping=None, bottleneck=False):
+    """A right F, and the shortcut that ``changing(i, o, stride)`` or ``keeping(i, o, stride)`` makes."""
+
+    class Mine(nn.Module):
+        def __init__(self, i, o, stride=1):
+            super().__init__()
+            channels = [(i, o // 4), (o // 4, o // 4), (o // 4, o)] if bottleneck else [(i, o), (o, o)]
+            kernels, place = ((1, 3, 1), 1) if bottleneck else ((3, 3), 0)
+            layers = []
+            for n, ((c_in, c_out), k) in enumerate(zip(channels, kernels, strict=True)):
+                layers.append(conv(c_in, c_out, stride if n == place else 1, k, padding=k // 2))
+                layers += [nn.BatchNorm2d(c_out), nn.ReLU()]
+            self.f = nn.Sequential(*layers[:-1])
+            changes = stride != 1 or i != o
+            self.s = changing(i, o, stride) if changes else (keeping or nn.Identity)(i, o, stride)
+
+        def forward(self, x):
+            return F.relu(self.f(x) + self.s(x))
+
+    return Mine
+
+
+def projection(i, o, s):
+    return nn.Sequential(conv(i, o, s), nn.BatchNorm2d(o))
+
+
+def half_the_channels(i, o, s):
+    return nn.Sequential(conv(i, o, s, groups=2 if i % 2 == o % 2 == 0 else 1), nn.BatchNorm2d(o))
+
+
+def two_convolutions(i, o, s):
+    return nn.Sequential(conv(i, o, s), nn.BatchNorm2d(o), conv(o, o), nn.BatchNorm2d(o))
+
+
+def behind(layer):
+    return lambda i, o, s: nn.Sequential(layer(i, s), conv(i, o, s), nn.BatchNorm2d(o))
+
+
+def pooled_before(i, o, s):
+    return nn.Sequential(nn.AvgPool2d(s, ceil_mode=True), conv(i, o), nn.BatchNorm2d(o))
+
+
+SHORTCUTS = {
+    "padding": (lambda i, o, s: nn.Sequential(conv(i, o, s, padding=1), nn.BatchNorm2d(o)), "1×1.*padding=0"),
+    "3×3": (
+        lambda i, o, s: nn.Sequential(conv(i, o, s, 3, padding=1), nn.BatchNorm2d(o)),
+        "A projection on the",
+    ),
+    "2×2": (
+        lambda i, o, s: nn.Sequential(conv(i, o, s, 2), nn.BatchNorm2d(o)),
+        "A projection on the shortcut",
+    ),
+    "groups": (half_the_channels, "the projection has groups=2"),
+    "always two": (lambda i, o, s: projection(i, o, 2), "projection has stride 2; it needs the block's"),
+    "ReLU before": (behind(lambda i, s: nn.ReLU()), "projection does not read the block's input as it is"),
+    "norm before": (behind(lambda i, s: nn.BatchNorm2d(i)), "does not read the block's input as it is"),
+    "pool before": (pooled_before, "does not read the block's input as it is"),
+    "ReLU inside": (
+        lambda i, o, s: nn.Sequential(conv(i, o, s), nn.ReLU(), nn.BatchNorm2d(o)),
+        "ReLU stands on the shortcut, between the projection and its norm",
+    ),
+    "ReLU after": (lambda i, o, s: nn.Sequential(projection(i, o, s), nn.ReLU()), "applied to the shortcut"),
+    "twice": (two_convolutions, "the shortcut runs 2 convolutions, 1×1, 1×1; a projection is one"),
+    "dropout": (lambda i, o, s: nn.Sequential(projection(i, o, s), nn.Dropout(0.1)), "also runs Dropout"),
+    "halved": (lambda i, o, s: Part(lambda x, p: p(x) / 2, projection(i, o, s)), r"F\(x\) \+ 0.5 · shortcut"),
+}
+
+
+@pytest.mark.parametrize("bottleneck", [False, True])
+@pytest.mark.parametrize("name", SHORTCUTS)
+def test_a_mistake_on_the_shortcut_is_not_reported_as_one_of_f(name, bottleneck, capsys):
+    changing, message = SHORTCUTS[name]
+    check = checks.bottleneck if bottleneck else checks.residual_block
+    with pytest.raises(checks.CheckFailed, match=message) as failure:
+        check(with_shortcut(changing, bottleneck=bottleneck))
+    assert "F must run" not in str(failure.value)
+    assert "Right" not in capsys.readouterr().out
+
+
+IDENTITIES = {
+    "norm": (lambda i, o, s: nn.BatchNorm2d(o), "there is a batch norm on the shortcut"),
+    "3×3": (lambda i, o, s: conv(i, o, kernel=3, padding=1), "a 3×3 convolution on the shortcut"),
+    "ReLU": (lambda i, o, s: Part(lambda x: F.relu(x)), "applied to the shortcut"),
+    "tenth": (lambda i, o, s: Part(lambda x: x / 10), r"0.1 · shortcut"),
+}
+
+
+@pytest.mark.parametrize("bottleneck", [False, True])
+@pytest.mark.parametrize("name", IDENTITIES)
+def test_something_on_a_shortcut_that_should_be_the_identity(name, bottleneck, capsys):
+    keeping, message = IDENTITIES[name]
+    check = checks.bottleneck if bottleneck else checks.residual_block
+    fails(check, with_shortcut(projection, keeping, bottleneck), message, capsys)
+
+
+@pytest.mark.parametrize("bottleneck", [False, True])
+def test_every_stride_th_pixel_may_be_taken_before_the_projection(bottleneck, capsys):
+    def changing(i, o, s):
+        return nn.Sequential(Part(lambda x: x[:, :, ::s, ::s]), conv(i, o), nn.BatchNorm2d(o))
+
+    passes(
+        checks.bottleneck if bottleneck else checks.residual_block,
+        with_shortcut(changing, bottleneck=bottleneck),
+        capsys,
+    )
+
+
+class KeepsItsOutput(blocks.BasicBlock):
+    def forward(self, x):
+        self.features = [F.relu(self.bn1(self.conv1(x)))]
+        return F.relu(self.bn2(self.conv2(self.features[0])) + self.downsample(x))
+
+
+def test_a_block_that_keeps_its_graph_alive(capsys):
+    fails(checks.residual_block, KeepsItsOutput, r"self.features keeps a result.*\.detach\(\)", capsys)
+
+
+# ---- right, but by another's hand
+
+
+@pytest.mark.parametrize(
+    ("check", "solution", "whose"),
+    [
+        (checks.residual_block, blocks.BasicBlock, "the book's BasicBlock"),
+        (checks.residual_block, Torchvision, "torchvision's BasicBlock"),
+        (checks.residual_block, type("Mine", (blocks.BasicBlock,), {}), "the book's BasicBlock"),
+        (
+            checks.residual_block,
+            with_shortcut(projection),
+            None,
+        ),
+        (checks.residual_block, basic(), None),
+        (checks.bottleneck, blocks.Bottleneck, "the book's Bottleneck"),
+        (checks.bottleneck, TorchvisionBottleneck, "torchvision's Bottleneck"),
+        (checks.bottleneck, neck(), None),
+        (checks.resnet34, models.resnet34, "the book's ResNet"),
+        (checks.resnet34, torchvision.models.resnet34, "torchvision's ResNet"),
+        (checks.resnet34, network, None),  # the exercise offers a block that is there
+    ],
+)
+def test_a_ready_made_class_is_right_but(check, solution, whose, capsys):
+    check(solution)
+    said = capsys.readouterr().out
+    assert said.startswith("Right")
+    if whose:
+        assert f"But it is {whose} that computes here: write your own" in said
+    else:
+        assert "But" not in said
+
+
+def count_the_module(*case):
+    return sum(p.numel() for p in blocks.BasicBlock(*case).parameters())
+
+
+def macs_of_the_module(i, o, s, side, on):
+    return probes.count_macs(blocks.Bottleneck(i, o, s, stride_on=on), (i, side, side))
+
+
+@pytest.mark.parametrize(
+    ("check", "solution"),
+    [(checks.basic_parameters, count_the_module), (checks.bottleneck_macs, macs_of_the_module)],
+)
+def test_counting_a_module_is_right_but_no_formula(check, solution, capsys):
+    check(solution)
+    said = capsys.readouterr().out
+    assert "Right" in said
+    assert "But your function builds B" in said
+    assert "write the formula, without PyTorch" in said
+
+
+# ---- counts: other kinds of numbers, other causes
+
+
+@pytest.mark.parametrize("kind", [float, Fraction, np.float64, np.array, lambda n: torch.tensor([float(n)])])
+def test_a_whole_number_may_be_of_any_kind(kind, capsys):
+    checks.basic_parameters(lambda *case: kind(count(*case)))
+    checks.equal_cost_channels(lambda width: kind(4 * math.isqrt(18 * width**2 // 17)))
+    assert capsys.readouterr().out.count("Right") == 2
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda i, o, s=1: count(i, o, s, norms=0, biases=1), "no convolution here has a bias"),
+        (
+            lambda i, o, s=1: probes.count_parameters(blocks.D2LResidual(i, o, s)),
+            "That is the block of chapter 5",
+        ),
+        (lambda i, o, s=1: count(i, o, s) + 2 * o, "These convolutions have no bias"),
+    ],
+)
+def test_other_causes_of_a_wrong_count(function, message):
+    fails(checks.basic_parameters, function, message)
+
+
+# ---- the whole network
+
+
+class Meddles(nn.Sequential):
+    """Right, and its images are not what they were."""
+
+    def forward(self, x):
+        out = super().forward(x)
+        with torch.no_grad():
+            x.mul_(2)
+        return out
+
+
+def keeps(network):
+    network.register_forward_hook(lambda module, _, out: setattr(module, "last", out))
+    return network
+
+
+CONVOLUTION = [POOL, nn.Conv2d(512, 1000, 1), nn.Flatten()]
+AVERAGE_LAST = [nn.Conv2d(512, 1000, 1), POOL, nn.Flatten()]
+
+
+@pytest.mark.parametrize("head", [CONVOLUTION, AVERAGE_LAST])
+def test_a_head_may_be_a_convolution(head, capsys):
+    passes(checks.resnet34, lambda: network(head=copy.deepcopy(head)), capsys)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (
+            lambda: network(head=[POOL, nn.Conv2d(512, 10, 1), nn.Flatten()]),
+            "The head must be one linear layer",
+        ),
+        (
+            lambda: network(head=[POOL, nn.Conv2d(512, 1000, 1, bias=False), nn.Flatten()]),
+            "The head must be one linear layer",
+        ),
+        (
+            lambda: network(head=[POOL, nn.Flatten(), nn.Dropout(0.2), nn.Linear(512, 1000)]),
+            "depends on chance in training mode: something in it is random, like dropout",
+        ),
+        (lambda: network(head=[nn.Dropout2d(0.1), POOL, nn.Flatten(), nn.Linear(512, 1000)]), "like dropout"),
+        (lambda: Meddles(*network()), "The network changes its own argument images"),
+        (lambda: keeps(network()), r"The logits are right, but self.last keeps a result"),
+    ],
+)
+def test_other_wrong_networks(build, message, capsys):
+    fails(checks.resnet34, build, message, capsys)

@@ -3,10 +3,20 @@
 import functools
 from collections.abc import Callable
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from resnetbook import blocks, models, probes
-from resnetbook.checks.common import CheckFailed, answer_of, call_for_count, compare_counts, exercise
+from resnetbook.checks.common import (
+    CheckFailed,
+    answer_of,
+    as_whole,
+    call_for_count,
+    compare_counts,
+    exercise,
+)
+from resnetbook.checks.tracing import layers_used
 
 # Mistaken rules for when there is a projection, in every count.
 _RULES = {
@@ -15,6 +25,28 @@ _RULES = {
     "both": "A stride or new channels need a projection: write or, not and.",
     "stride 2": "The projection is missing where the stride is neither 1 nor 2.",
 }
+
+
+def _watched(solution: Callable, used: set[str]) -> Callable:
+    """The reader's function, which tells in ``used`` whether it has PyTorch's layers do the work."""
+
+    @functools.wraps(solution)
+    def call(*arguments: object) -> object:
+        with layers_used() as found:
+            answer = solution(*arguments)
+        used.update(found)
+        return answer
+
+    return call
+
+
+def _but(used: set[str]) -> str:
+    if not used:
+        return ""
+    return (
+        f" But your function builds {', '.join(sorted(used))} and counts what is there: the exercise is to "
+        f"write the formula, without PyTorch."
+    )
 
 
 def _projects(rule: str, c_in: int, c_out: int, stride: int) -> bool:
@@ -66,8 +98,9 @@ def basic_parameters(solution: Callable[[int, int, int], int]) -> str:
     """
     cases = ((64, 64, 1), (64, 128, 2), (128, 128, 2), (8, 16, 1), (5, 5, 3))
     formula = functools.partial
+    used: set[str] = set()
     compare_counts(
-        solution,
+        _watched(solution, used),
         "basic_parameters",
         cases,
         lambda *case: probes.count_parameters(blocks.BasicBlock(*case)),
@@ -78,7 +111,8 @@ def basic_parameters(solution: Callable[[int, int, int], int]) -> str:
             ),
             (
                 formula(_basic_formula, extra=1),
-                "A batch norm learns two numbers for each channel, a scale and a shift.",
+                "A batch norm learns two numbers for each channel, a scale and a shift; and no convolution "
+                "here has a bias, which would be one number for each channel.",
             ),
             (
                 formula(_basic_formula, extra=4),
@@ -87,6 +121,19 @@ def basic_parameters(solution: Callable[[int, int, int], int]) -> str:
             (
                 formula(_basic_formula, extra=3),
                 "These convolutions have no bias: batch norm would subtract it again.",
+            ),
+            (
+                formula(_basic_formula, extra=3, projection_extra=1),
+                "That is the block of chapter 5: its convolutions have biases, and its projection has no "
+                "norm.",
+            ),
+            (
+                formula(_basic_formula, extra=3, projection_extra=2),
+                "These convolutions have no bias: batch norm would subtract it again.",
+            ),
+            (
+                formula(_basic_formula, projection_extra=1),
+                "The projection has a batch norm, of two numbers for each channel, and no bias.",
             ),
             (
                 formula(_basic_formula, projection="never"),
@@ -116,7 +163,7 @@ def basic_parameters(solution: Callable[[int, int, int], int]) -> str:
             (formula(_basic_formula, kernel=3), "A 3×3 filter has nine weights for each input channel."),
         ),
     )
-    return f"the counts are the module's in {len(cases)} cases, with and without a projection."
+    return f"the counts are the module's in {len(cases)} cases, with and without a projection.{_but(used)}"
 
 
 @exercise
@@ -206,8 +253,9 @@ def bottleneck_macs(solution: Callable[[int, int, int, int, str], int]) -> str:
             return probes.count_macs(block, (c_in, side, side))
 
     formula = functools.partial
+    used: set[str] = set()
     compare_counts(
-        solution,
+        _watched(solution, used),
         "bottleneck_macs",
         cases,
         trusted,
@@ -250,7 +298,10 @@ def bottleneck_macs(solution: Callable[[int, int, int, int, str], int]) -> str:
             (formula(_bottleneck_macs, factor=2), "One MAC is a multiplication and an addition together."),
         ),
     )
-    return f"the counts are the modules' in {len(cases)} cases, for both places of the stride and odd sides."
+    return (
+        f"the counts are the modules' in {len(cases)} cases, for both places of the stride and odd "
+        f"sides.{_but(used)}"
+    )
 
 
 @exercise
@@ -264,14 +315,16 @@ def map_sizes(solution: Callable[[int], list[int]]) -> str:
         network = models.d2l_resnet18()
     parts = ("the stem", "conv2_x", "conv3_x", "conv4_x", "conv5_x")
     sides = (224, 96, 28, 97, 33, 100, 2, 1)
+    used: set[str] = set()
+    watched = _watched(solution, used)
     for side in sides:
         expected = [shape[-1] for shape in list(probes.shapes(network, (1, side, side)).values())[:5]]
         call = f"map_sizes({side})"
-        given = answer_of(solution, side, describe=call)
+        answer = answer_of(watched, side, describe=call, begun=side != sides[0])
+        given = list(answer) if isinstance(answer, Tensor | np.ndarray) and answer.ndim == 1 else answer
         if not isinstance(given, list | tuple) or len(given) != 5:
-            raise CheckFailed(f"{call} gives {given!r}: five are asked for, after {', '.join(parts)}.")
-        if not all(isinstance(size, int) for size in given):
-            raise CheckFailed(f"{call} gives {given!r}: sizes are whole numbers; divide with //.")
+            raise CheckFailed(f"{call} gives {answer!r}: five are asked for, after {', '.join(parts)}.")
+        given = [as_whole(size, f"{call} gives {answer!r}, with {size!r} in it") for size in given]
         for i, (size, right) in enumerate(zip(given, expected, strict=True)):
             if size == right:
                 continue
@@ -287,6 +340,11 @@ def map_sizes(solution: Callable[[int], list[int]]) -> str:
             if size == given[i - 1] // 2:
                 raise CheckFailed(said + "With a padding of 1, halving an odd size rounds up.")
             raise CheckFailed(said + "Only the first convolution of a stage has stride 2.")
+    if used:
+        raise CheckFailed(
+            f"The sizes are right, but PyTorch found them: your function uses {', '.join(sorted(used))}. "
+            f"Use the formula for the output size alone."
+        )
     return f"the sizes are the real network's, for images of side {', '.join(map(str, sides))}."
 
 
@@ -300,7 +358,12 @@ def block_parameters(solution: Callable[[int, int, int], int]) -> str:
     cases = ((64, 64, 1), (64, 128, 2), (3, 6, 1), (6, 6, 2), (5, 5, 3))
     # A bias and a norm for each 3×3 convolution, and a bias alone for the projection.
     formula = functools.partial(_basic_formula, extra=3, projection_extra=1)
+    used: set[str] = set()
     mistakes = {
+        "That is the block of chapter 4: here each convolution has a bias, one number for each channel, and "
+        "the projection has no norm.": {"extra": 2, "projection_extra": 2},
+        "The projection has no norm here, only a bias.": {"projection_extra": 3},
+        "The projection has a bias here, and no norm.": {"projection_extra": 2},
         "Biases and batch norms are missing; both are learned.": {"extra": 0},
         # Two biases, or one of two numbers in both norms: the same count, so both are named.
         "2 · out_channels are missing. Either the biases of the 3×3 convolutions: here each has one for each "
@@ -318,10 +381,21 @@ def block_parameters(solution: Callable[[int, int, int], int]) -> str:
         "All biases are missing; here each convolution has them.": {"extra": 2, "projection_extra": 0},
     }
     compare_counts(
-        solution,
+        _watched(solution, used),
         "block_parameters",
         cases,
         lambda *case: probes.count_parameters(blocks.D2LResidual(*case)),
-        tuple((functools.partial(formula, **options), message) for message, options in mistakes.items()),
+        (
+            *((functools.partial(formula, **options), message) for message, options in mistakes.items()),
+            (
+                lambda i, o, s=1: formula(i, o, s) - 9 * i * o + 9 * o * o,
+                "The first convolution reads in_channels, not out_channels.",
+            ),
+            (
+                lambda i, o, s=1: formula(i, o, s) - 9 * o * o + 9 * i * o,
+                "The second convolution reads what the first one put out: out_channels.",
+            ),
+            (functools.partial(formula, kernel=3), "A 3×3 filter has nine weights for each input channel."),
+        ),
     )
-    return f"the counts are the module's, for {len(cases)} shapes, with and without a projection."
+    return f"the counts are the module's, for {len(cases)} shapes, with and without a projection.{_but(used)}"

@@ -1,5 +1,6 @@
 """The reader's whole network."""
 
+import copy
 import functools
 from collections.abc import Callable
 
@@ -7,15 +8,19 @@ import torch
 from torch import Tensor, nn
 
 from resnetbook import models, probes
-from resnetbook.checks.common import CheckFailed, call_reader, exercise
+from resnetbook.checks.common import CheckFailed, call_reader, exercise, kept
 from resnetbook.checks.tracing import (
     Layer,
+    LayerCall,
     explain_measured,
     hidden_method,
+    kept_graph,
     kernel,
     layers_of,
     measure,
+    not_by_hand,
     ran,
+    random_mode,
     randomize,
     same,
     unusual_norm,
@@ -134,6 +139,18 @@ def _logits(network: nn.Module, x: Tensor) -> Tensor:
     return out
 
 
+def _take_heads(calls: list[LayerCall], layers: list[Layer]) -> list[nn.Module]:
+    """The layers that give the logits: linear ones, or a last 1×1 convolution, taken out of ``layers``.
+
+    On a map of a single position a 1×1 convolution is a linear layer, and after it the mean over the
+    positions may as well be taken.
+    """
+    linears = [call.layer for call in ran(calls, nn.Linear)]
+    if not linears and layers and layers[-1].norm is None and layers[-1].conv.kernel_size == (1, 1):
+        linears.append(layers.pop().conv)
+    return linears
+
+
 @exercise
 def resnet34(solution: Callable[[], nn.Module]) -> str:
     """Check ``solution()``, a whole ResNet-34 for 3 channels and 1,000 classes, with any names inside.
@@ -152,6 +169,8 @@ def resnet34(solution: Callable[[], nn.Module]) -> str:
         raise CheckFailed(f"The function gives {type(mine).__name__}, not a network: {hint}")
     if problem := hidden_method(mine):
         raise CheckFailed(problem)
+    # The exercise lets you use a block that is there; not a network.
+    but = not_by_hand(mine) if "resnet" in type(mine).__module__ else ""
     right = models.resnet34()
     x = torch.randn(2, 3, 64, 64)
     plans = []
@@ -166,13 +185,13 @@ def resnet34(solution: Callable[[], nn.Module]) -> str:
     for layer in plans[0][1]:
         if not any(layer.conv is module for module in own):
             raise CheckFailed("A convolution runs that is not registered: use nn.Sequential for the blocks.")
+    heads = [_take_heads(*plan) for plan in plans]
     if problem := _wrong_plan(plans[0][1], plans[1][1]):
         raise CheckFailed(f"The plan differs: {problem}")
-    linears = [[call.layer for call in ran(calls, nn.Linear)] for calls, _ in plans]
-    heads = [[(layer.weight.shape, layer.bias is None) for layer in side] for side in linears]
-    if heads[0] != heads[1]:
+    forms = [[(tuple(layer.weight.shape[:2]), layer.bias is None) for layer in side] for side in heads]
+    if forms[0] != forms[1]:
         raise CheckFailed(
-            f"The head must be one linear layer from 512 to 1,000, with a bias; yours runs {linears[0]}."
+            f"The head must be one linear layer from 512 to 1,000, with a bias; yours runs {heads[0]}."
         )
     pairs = _pair_up(plans[0][1], plans[1][1])
     count, wanted = probes.count_parameters(mine), probes.count_parameters(right)
@@ -186,25 +205,35 @@ def resnet34(solution: Callable[[], nn.Module]) -> str:
     for layer, source in pairs:
         layer.conv.load_state_dict(source.conv.state_dict())
         layer.norm.load_state_dict(source.norm.state_dict())
-    linears[0][0].load_state_dict(linears[1][0].state_dict())
+    with torch.no_grad():
+        heads[0][0].weight.copy_(heads[1][0].weight.reshape(heads[0][0].weight.shape))
+        heads[0][0].bias.copy_(heads[1][0].bias)
     mine.double()
     right.double()
     convs = [[(layer.conv, layer.norm) for layer in side] for side in zip(*pairs, strict=True)]
     for size in ((64, 64), (75, 61)):
         x = torch.randn(2, 3, *size, dtype=torch.float64)
+        with kept("The network", images=x), torch.no_grad():
+            _logits(mine.eval(), x)
         with torch.set_grad_enabled(size == (64, 64)):  # gradients cost far more time than outputs
-            given = measure(mine, [*convs[0], linears[0]], x, functools.partial(_logits, mine))
-            expected = measure(right, [*convs[1], linears[1]], x, right)
+            given = measure(mine, [*convs[0], heads[0]], x, functools.partial(_logits, mine))
+            expected = measure(right, [*convs[1], heads[1]], x, right)
         key = next((key for key in expected if not same(given[key], expected[key])), None)
         if key is None:
             continue
         hint = explain_measured(key, given[key], expected[key])
+        if hint is None and (chance := random_mode(copy.deepcopy(mine), x)):
+            hint = f"{chance[0].upper()}{chance[1:]}"
         if hint is None:
             for network in (mine, right):
                 network.train("training" in key)
             hint = _first_difference(mine, right, pairs, x)
         raise CheckFailed(f"With the same weights, the {key} differs. {hint}")
+    with torch.enable_grad():
+        _logits(mine, x)
+    if problem := kept_graph(mine) or random_mode(mine, x):
+        raise CheckFailed(f"The logits are right, but {problem}")
     return (
         "with the weights of the book's ResNet-34 in it, your network gives the same logits, in training "
         "and in evaluation mode, for images of 64×64 and of 75×61, and the same gradients."
-    )
+    ) + but

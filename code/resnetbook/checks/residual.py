@@ -8,7 +8,6 @@ import copy
 import io
 import itertools
 import math
-import random
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -23,10 +22,14 @@ from resnetbook.checks.common import CheckFailed, call_reader, exercise
 from resnetbook.checks.tracing import (
     Layer,
     LayerCall,
+    depends_on,
     explain_measured,
+    kept_graph,
     kernel,
     layers_of,
     measure,
+    not_by_hand,
+    random_mode,
     randomize,
     same,
     trusted_layers,
@@ -162,6 +165,45 @@ def _wide_projection(kind: _Kind, case: BlockCase, chain: list[Layer], x: Tensor
     )
 
 
+def _wrong_shortcut(
+    kind: _Kind, case: BlockCase, block: nn.Module, chain: list[Layer], x: Tensor
+) -> str | None:
+    """Convolutions beside F that are no projection: none of them goes into F's, or comes out of them."""
+    try:
+        before = depends_on(block, x)
+    except RuntimeError:
+        return None
+    convs = [layer.conv for layer in chain if layer.conv in before]
+    heads = [conv for conv in convs if not before[conv] & set(convs)]
+    if len(heads) != 2:
+        return None
+    ways = [[conv for conv in convs if conv is head or head in before[conv]] for head in heads]
+    if set(map(id, ways[0])) & set(map(id, ways[1])):
+        return None
+    # The one that is F is as long as F; the other is the shortcut.
+    wanted = [f"{k}×{k}" for k in kind.kernels]
+    sides = [way for way in ways if [kernel(conv) for conv in way] != wanted]
+    if len(sides) != 1:
+        return None
+    (side,) = sides
+    shown = ", ".join(kernel(conv) for conv in side)
+    if not case.changes_shape:
+        return (
+            f"there is a {shown} convolution on the shortcut. Where the shape stays, the shortcut is the "
+            "identity, without any layer."
+        )
+    if len(side) > 1:
+        return (
+            f"the shortcut runs {len(side)} convolutions, {shown}; a projection is one, of 1×1, and its norm."
+        )
+    if side[0].kernel_size != (1, 1) or side[0].out_channels != case.out_channels:
+        return None  # said elsewhere
+    return (
+        "the projection does not read the block's input as it is. Nothing stands before it on the shortcut, "
+        "no ReLU, norm or pooling: the 1×1 convolution takes x, with the block's stride, and a norm follows."
+    )
+
+
 def _wrong_convolutions(kind: _Kind, case: BlockCase, chain: list[Layer], x: Tensor) -> str | None:
     """Mistakes in which convolutions F has: then its weights cannot be copied."""
     kernels = [kernel(layer.conv) for layer in chain]
@@ -176,7 +218,7 @@ def _wrong_convolutions(kind: _Kind, case: BlockCase, chain: list[Layer], x: Ten
         if not chain:
             return said + " Build them from nn.Conv2d, and call them in forward."
         projection = _wide_projection(kind, case, chain, x)
-        return f"{said} {projection}" if projection else said
+        return projection or said
     width = kind.width(case)
     for i, (layer, (c_in, c_out)) in enumerate(zip(chain, kind.channels(case), strict=True)):
         conv = layer.conv
@@ -208,6 +250,11 @@ def _wrong_norms(
 ) -> str | None:
     """Mistakes in which norms there are, and a projection where none belongs."""
     if any(torch.equal(call.input, x) for call in left_over):
+        if torch.equal(chain[0].call.input, x):
+            return (
+                "there is a batch norm on the shortcut. Where the shape stays, the shortcut is the identity, "
+                "without any layer."
+            )
         return (
             "a batch norm comes before its convolution: that is the pre-activation block (v2). Here the "
             "order is convolution, norm, ReLU."
@@ -396,7 +443,8 @@ _MISTAKES = {
     "reversed": "F(x) is subtracted from the shortcut; both must be added.",
     "times": "F(x) and the shortcut are multiplied; they must be added.",
     "maximum": "the larger of F(x) and the shortcut is taken; they must be added.",
-    "ReLU on skip": "a ReLU is applied to the shortcut: x is added as it is.",
+    "ReLU on skip": "a ReLU is applied to the shortcut: what it gives is added as it is.",
+    "ReLU in projection": "a ReLU stands on the shortcut, between the projection and its norm: leave it out.",
     "overwritten": (
         "what is added is not the block's input but what the first convolution made of it: forward "
         "overwrites x. Keep the input under a name of its own."
@@ -418,6 +466,10 @@ def _mistaken(block: nn.Module, x: Tensor, mistakes: tuple[str, ...]) -> Tensor:
     pairs = trusted_layers(block)
     pairs = pairs[: 3 if isinstance(block, blocks.Bottleneck) else 2]
     shortcut = block.downsample(x)
+    if isinstance(block.downsample, nn.Sequential):
+        conv, norm = block.downsample
+        if "ReLU in projection" in mistakes:
+            shortcut = norm(F.relu(conv(x)))
     out = x
     for i, (conv, norm) in enumerate(pairs):
         out = conv(out)
@@ -480,27 +532,6 @@ def _explain_output(trusted: nn.Module, x: Tensor, output: Tensor) -> str | None
         return _factors(trusted, x, output) if output.shape == trusted(x).shape else None
 
 
-_RANDOM = (
-    "the output depends on chance in {} mode: something in the block is random, like dropout. Leave it out."
-)
-
-
-def _random_mode(block: nn.Module, x: Tensor) -> str | None:
-    """The mode in which the block's output depends on chance, if there is one."""
-    for mode in ("evaluation", "training"):
-        block.train(mode == "training")
-        states = []
-        with torch.no_grad():
-            states.append((torch.get_rng_state(), random.getstate()))
-            outputs = block(x), block(x)
-            states.append((torch.get_rng_state(), random.getstate()))
-        # A coin may fall on the same side twice, but it has been thrown.
-        drawn = not torch.equal(states[0][0], states[1][0]) or states[0][1] != states[1][1]
-        if drawn or not same(*outputs):
-            return mode
-    return None
-
-
 def _explain(
     kind: _Kind,
     case: BlockCase,
@@ -523,8 +554,8 @@ def _explain(
             f"it also runs {', '.join(strange)}, which this block does not have. It needs only convolutions, "
             "batch norms, ReLU and one addition."
         )
-    if mode := _random_mode(block, x):
-        return _RANDOM.format(mode)
+    if chance := random_mode(block, x):
+        return chance
     said = f"the {different} is not that of the book's block with the same weights. "
     if hint := explain_measured(different, given[different], right[different]):
         return said + hint
@@ -574,7 +605,12 @@ def _check_case(
     fail(_wrong_wiring(kind, case, block, calls))
     fail(_wrong_leftovers(case, block, calls))
     shape = (case.batch_size, *case.output_shape)
+    if len(chain) > len(kind.kernels):
+        fail(_wrong_shortcut(kind, case, block, chain + shortcut, x))
     fail(_wrong_convolutions(kind, case, chain, x))
+    for layer in shortcut:
+        if layer.conv.groups != 1:
+            fail(f"the projection has groups={layer.conv.groups}: leave groups out, so that channels mix.")
     if tuple(out.shape) != shape:
         problem = _shape_problem(kind, case, out, chain, shortcut)
         fail(f"the wrong shape comes out: {tuple(out.shape)}, not {shape}. {problem}")
@@ -599,8 +635,8 @@ def _check_case(
         keys = list(given)
         last = max(differing, key=keys.index)
         fail(_explain(kind, case, block, calls, (chain, shortcut), references, x, given, right, last))
-    if mode := _random_mode(block, x):
-        fail(_RANDOM.format(mode))
+    fail(kept_graph(block))
+    fail(random_mode(block, x))
     return "" if not case.changes_shape else "B" if shortcut else "A"
 
 
@@ -630,10 +666,11 @@ def _check_block(cls: Callable[..., nn.Module], kind: _Kind) -> str:
         )
     used = {"A": "zero padding (option A)", "B": "a projection (option B)"}
     shortcuts = " or ".join(used[option] for option in sorted(options - {""}))
+    but = not_by_hand(new_block(cls, kind.cases[0]))
     return (
         f"with the same weights your block and the book's {name} agree in {len(kind.cases)} cases, in "
         "training and in evaluation mode: outputs, gradients and running statistics. "
-        f"Where shapes change, it uses {shortcuts}."
+        f"Where shapes change, it uses {shortcuts}.{but}"
     )
 
 

@@ -1,11 +1,13 @@
 """Which layers a network runs, in which order, and on what: to find weights, whatever their names."""
 
+import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from resnetbook import blocks
 from resnetbook.checks.common import CheckFailed
@@ -34,6 +36,105 @@ def watched() -> Iterator[list[LayerCall]]:
         yield calls
     finally:
         handle.remove()
+
+
+class _NotesOperations(TorchFunctionMode):
+    def __init__(self, used: set[str]) -> None:
+        super().__init__()
+        self.used = used
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):  # noqa: ANN001, ANN204
+        name = getattr(func, "__name__", "")
+        if "conv" in name or "pool" in name:
+            self.used.add(name)
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def layers_used() -> Iterator[set[str]]:
+    """Note which modules are built, and which convolutions and poolings are called, as functions too."""
+    used: set[str] = set()
+    built = nn.Module.__init__
+
+    def note(module: nn.Module, *args: object, **kwargs: object) -> None:
+        used.add(type(module).__name__)
+        built(module, *args, **kwargs)
+
+    nn.Module.__init__ = note
+    try:
+        with _NotesOperations(used):
+            yield used
+    finally:
+        nn.Module.__init__ = built
+
+
+def not_by_hand(network: nn.Module) -> str:
+    """What to add to a "Right" for a class that the reader has only called: the book's, or torchvision's."""
+    for part in network.modules():
+        owner = next(cls for cls in type(part).__mro__ if "forward" in vars(cls))
+        package = owner.__module__.split(".")[0]
+        if package in ("resnetbook", "torchvision"):
+            whose = "the book's" if package == "resnetbook" else "torchvision's"
+            return f" But it is {whose} {owner.__name__} that computes here: write your own, from memory."
+    return ""
+
+
+def depends_on(block: nn.Module, x: Tensor) -> dict[nn.Conv2d, set[nn.Conv2d]]:
+    """For each convolution that runs, those whose output goes into it, by way of whatever else."""
+    inputs: dict[nn.Conv2d, Tensor] = {}
+
+    def note(layer: nn.Module, args: tuple) -> None:
+        if isinstance(layer, nn.Conv2d) and args:
+            inputs[layer] = args[0]
+
+    handle = nn.modules.module.register_module_forward_pre_hook(note)
+    try:
+        with torch.enable_grad():
+            block(x)
+    finally:
+        handle.remove()
+    found: dict[nn.Conv2d, set[nn.Conv2d]] = {}
+    for layer, value in inputs.items():
+        found[layer] = set()
+        if value.requires_grad:
+            others = [conv for conv in inputs if conv is not layer and conv.weight.requires_grad]
+            weights = [conv.weight for conv in others]
+            slopes = torch.autograd.grad(value.sum(), weights, retain_graph=True, allow_unused=True)
+            found[layer] = {conv for conv, slope in zip(others, slopes, strict=True) if slope is not None}
+    return found
+
+
+def random_mode(network: nn.Module, x: Tensor) -> str | None:
+    """What to say if the output depends on chance in one of the modes."""
+    for mode in ("evaluation", "training"):
+        network.train(mode == "training")
+        states = []
+        with torch.no_grad():
+            states.append((torch.get_rng_state(), random.getstate()))
+            outputs = network(x), network(x)
+            states.append((torch.get_rng_state(), random.getstate()))
+        # A coin may fall on the same side twice, but it has been thrown.
+        drawn = not torch.equal(states[0][0], states[1][0]) or states[0][1] != states[1][1]
+        if drawn or not same(*outputs):
+            return (
+                f"the output depends on chance in {mode} mode: something in it is random, like dropout. "
+                "Leave it out."
+            )
+    return None
+
+
+def kept_graph(network: nn.Module) -> str | None:
+    """A tensor with its graph that the network has put away in an attribute."""
+    for name, part in network.named_modules():
+        for attribute, value in vars(part).items():
+            held = value if isinstance(value, list | tuple) else [value]
+            if any(isinstance(v, Tensor) and v.grad_fn is not None for v in held):
+                where = f"self.{name}.{attribute}" if name else f"self.{attribute}"
+                return (
+                    f"{where} keeps a result together with the whole computation that led to it, and so "
+                    "holds the memory of a forward pass: use a local name, or .detach()."
+                )
+    return None
 
 
 def kernel(conv: nn.Conv2d) -> str:
