@@ -3,6 +3,8 @@
 import copy
 import math
 import statistics
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +13,12 @@ import torch
 from conftest import fails, page_solutions, passes
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.functional import cross_entropy as by_another_name
+from torch.optim.sgd import sgd
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchvision.transforms.v2 import functional as transforms
 
-from resnetbook import checks, train
+from resnetbook import checks, compare, train
 from resnetbook.checks import recipes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -115,9 +120,31 @@ def seeds_by_numpy(before, after):
 
 
 def seeds_by_pstdev(before, after):
-    differences = [after.pop() - before.pop() for _ in range(len(before))]
+    differences = [after[i] - before[i] for i in range(len(before))]
     error = statistics.pstdev(differences) / math.sqrt(len(differences) - 1)
     return [sum(differences) / len(differences), error]
+
+
+def seeds_taken_out(before, after):
+    return compare_seeds([before.pop() for _ in range(len(before))], [after.pop() for _ in range(len(after))])
+
+
+def seeds_sorted_at_last(before, after):
+    numbers = compare_seeds(before, after)
+    after.sort()
+    return numbers
+
+
+def seeds_by_the_book(before, after, find=compare.paired_difference):
+    found = find(before, after)
+    return found.mean, found.error
+
+
+def in_kinds(mean, error):
+    return lambda before, after: (
+        mean(compare_seeds(before, after)[0]),
+        error(compare_seeds(before, after)[1]),
+    )
 
 
 def seeds_in_a_generator(before, after):
@@ -133,6 +160,9 @@ def seeds_in_a_generator(before, after):
         seeds_in_a_generator,
         lambda b, a: torch.stack(seeds_by_torch(b, a)),
         lambda b, a: np.float32(seeds_by_numpy(b, a)),
+        in_kinds(Fraction, Decimal),
+        in_kinds(np.float64, torch.tensor),
+        in_kinds(np.array, lambda error: np.array([error])),
     ],
 )
 def test_right_comparison(function, capsys):
@@ -193,6 +223,17 @@ def error_of_sorted(before, after, differences):
         (seeds_with(error=error_of_sorted), "sorted"),
         (seeds_with(error=lambda b, a, d: compare_seeds([0] * len(d), list(map(abs, d)))[1]), "absolute"),
         (seeds_with(error=lambda b, a, d: 1.96 * compare_seeds(b, a)[1]), "95% interval"),
+        (
+            seeds_with(
+                error=lambda b, a, d: compare.paired_difference(b, a).interval[1] - statistics.fmean(d),
+            ),
+            "95% interval",
+        ),
+        (seeds_with(mean=lambda b, a, d: round(statistics.fmean(d), 6)), "rounded"),
+        (seeds_with(error=lambda b, a, d: round(compare_seeds(b, a)[1], 6)), "rounded"),
+        (seeds_taken_out, r"numbers are right, but .* changes its own argument before"),
+        (seeds_sorted_at_last, r"numbers are right, but .* changes its own argument after"),
+        (seeds_by_the_book, r"book's own resnetbook.compare"),
         (seeds_with(error=lambda b, a, d: round(compare_seeds(b, a)[1], 3)), "rounded"),
         (seeds_with(error=lambda b, a, d: 1.0), "sample standard deviation of the differences"),
         (seeds_with(error=lambda b, a, d: math.nan), "sample standard deviation of the differences"),
@@ -355,9 +396,48 @@ def fixed_momentum(weights, gradients, velocities, lr, momentum, weight_decay):
     momentum_step(weights, gradients, velocities, lr, 0.9, weight_decay)
 
 
+def by_pytorchs_sgd(weights, gradients, velocities, lr, momentum, weight_decay):
+    parameters = [nn.Parameter(w) for w in weights]  # in the same memory
+    optimizer = torch.optim.SGD(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay)
+    for p, g, v in zip(parameters, gradients, velocities, strict=True):
+        p.grad = g
+        optimizer.state[p]["momentum_buffer"] = v
+    optimizer.step()
+
+
+def by_pytorchs_function(weights, gradients, velocities, lr, momentum, weight_decay):
+    sgd(
+        weights,
+        gradients,
+        velocities,
+        weight_decay=weight_decay,
+        momentum=momentum,
+        lr=lr,
+        dampening=0,
+        nesterov=False,
+        maximize=False,
+    )
+
+
+def tracking(weights, gradients, velocities, lr, momentum, weight_decay):
+    momentum_step(weights, gradients, velocities, lr, momentum, weight_decay)
+    velocities[0] = velocities[0].requires_grad_()
+
+
+def gradients_replaced(weights, gradients, velocities, lr, momentum, weight_decay):
+    for i, w in enumerate(weights):
+        gradients[i] = gradients[i] + weight_decay * w
+        velocities[i].mul_(momentum).add_(gradients[i])
+        w.sub_(lr * velocities[i])
+
+
 @pytest.mark.parametrize(
     ("function", "message"),
     [
+        (by_pytorchs_sgd, r"numbers are right, but PyTorch's own torch\.optim"),
+        (by_pytorchs_function, r"numbers are right, but PyTorch's own torch\.optim"),
+        (tracking, "now tracks gradients"),
+        (gradients_replaced, "other tensors stand in the list of gradients"),
         (wrong_step(decay=no_decay), "weight decay is missing"),
         (wrong_step(decay=lambda w, lr, d: -d * w), "away from zero"),
         (wrong_step(decay=lambda w, lr, d: lr * d * w), "by lr twice"),
@@ -433,7 +513,16 @@ def rate_by_pytorch(step, num_steps, warmup_steps, lr):
     return factor.get_last_lr()[0]
 
 
-@pytest.mark.parametrize("function", [rate_in_float32, rate_by_numpy, rate_by_pytorch])
+@pytest.mark.parametrize(
+    "function",
+    [
+        rate_in_float32,
+        rate_by_numpy,
+        rate_by_pytorch,
+        lambda *case: np.array([learning_rate(*case)]),
+        lambda *case: Decimal(learning_rate(*case)),
+    ],
+)
 def test_right_rate(function, capsys):
     passes(checks.learning_rate, function, capsys)
 
@@ -459,6 +548,10 @@ def rate_with(
         return share * lr if times_lr else share
 
     return function
+
+
+def rate_by_the_book(step, num_steps, warmup_steps, lr, find=train.lr_factor):
+    return lr * find(train.Recipe(schedule="cosine", warmup_steps=warmup_steps), step, num_steps)
 
 
 def rate_too_late(step, num_steps, warmup_steps, lr):
@@ -504,6 +597,10 @@ def rate_of_both(step, num_steps, warmup_steps, lr):
         (rate_with(wave=lambda p: math.sin(math.pi * p)), "That is a sine"),
         (rate_with(wave=lambda p: 0.5 * (1 + math.sin(math.pi * p))), "That is a sine"),
         (rate_with(wave=lambda p: 1.0), "After the warm-up the rate stays"),
+        (rate_with(progress=lambda step, n, warmup: (step - warmup) // (n - warmup)), "does // throw away"),
+        (rate_with(wave=lambda p: 0.5 * (1 + math.cos(3.14 * p))), "rounded to 3.14: "),
+        (rate_with(wave=lambda p: 0.5 * (1 + math.cos(3.1416 * p))), "rounded to 3.1416: "),
+        (rate_by_the_book, "book's own train.lr_factor"),
         (rate_with(times_lr=False), "multiply it by lr"),
         (lambda *a: 3 * learning_rate(*a), "on paper"),
         (lambda *a: [learning_rate(*a)], "return one number"),
@@ -644,9 +741,19 @@ def shift_changes_rows(images, rows, columns):
     return shifted
 
 
+def shift_unless_still(images, rows, columns):
+    return shift_images(images, rows, columns) if rows.any() or columns.any() else images
+
+
+def shift_unless_still_as_a_view(images, rows, columns):
+    return shift_images(images, rows, columns) if rows.any() or columns.any() else images[:]
+
+
 @pytest.mark.parametrize(
     ("function", "message"),
     [
+        (shift_unless_still, "lie in the memory of images"),
+        (shift_unless_still_as_a_view, "lie in the memory of images"),
         (shift_by_roll, "comes back on the other"),
         (lambda x, r, c: torch.roll(x, (int(r[0]), int(c[0])), (2, 3)), "all images move alike, and"),
         (lambda x, r, c: shift_images(x, r[:1].expand_as(r), c[:1].expand_as(c)), "all images move alike:"),
@@ -724,7 +831,6 @@ def smoothed_in_a_loop(logits, labels, smoothing):
         smoothed_by_target,
         smoothed_by_nll,
         smoothed_in_a_loop,
-        lambda x, y, s: F.cross_entropy(x, y, label_smoothing=s),
         lambda x, y, s: smoothed_cross_entropy(x, y, s).reshape(1),
     ],
 )
@@ -772,6 +878,18 @@ def smoothed_not_without(logits, labels, smoothing):
     return smoothed_cross_entropy(logits, labels, smoothing or 0.2)
 
 
+def smoothed_changes_labels(logits, labels, smoothing):
+    loss = smoothed_cross_entropy(logits, labels, smoothing)
+    labels += 1
+    return loss
+
+
+def smoothed_and_back(logits, labels, smoothing):
+    loss = smoothed_cross_entropy(logits, labels, smoothing)
+    loss.backward(retain_graph=True)
+    return loss
+
+
 def naive_logs(x):
     return x.softmax(1).log()
 
@@ -810,7 +928,16 @@ def naive_logs(x):
         (lambda x, y, s: smoothed_cross_entropy(x, y, s).detach().numpy(), "you return a ndarray"),
         (smoothed_with(is_right, is_other, reduce=lambda x: x), "one loss for each image"),
         (lambda x, y, s: x.log_softmax(1), "the shape"),
-        (smoothed_logits_in_place, "changed in place"),
+        (smoothed_logits_in_place, "logits have been changed in place"),
+        (smoothed_changes_labels, "labels have been changed in place"),
+        (smoothed_and_back, r"call backward\(\) yourself"),
+        (lambda x, y, s: F.cross_entropy(x, y, label_smoothing=s), "loss is right, but .*entropy"),
+        (lambda x, y, s: by_another_name(x, y, label_smoothing=s), "loss is right, but .*entropy"),
+        (lambda x, y, s: nn.CrossEntropyLoss(label_smoothing=s)(x, y), "loss is right, but .*entropy"),
+        (
+            lambda x, y, s: torch._C._nn.cross_entropy_loss(x, y, None, 1, -100, s),
+            "loss is right, but .*entropy",
+        ),
         (lambda x, y, s: 3 * smoothed_cross_entropy(x, y, s), "every class gets smoothing / K"),
         (lambda x, y, s: smoothed_cross_entropy(x, y, s) * math.nan, "nan"),
     ],
@@ -1025,6 +1152,41 @@ class Wrapped(Ema):
         self.model = nn.Sequential(copy.deepcopy(model))
 
 
+class ByPyTorch:
+    """PyTorch's own average, told to decay; its first update only copies, which is done beforehand."""
+
+    def __init__(self, model, decay):
+        self.averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+        self.averaged.update_parameters(model)
+        self.model = self.averaged.module
+
+    def update(self, model):
+        self.averaged.update_parameters(model)
+        for average, new in zip(self.model.buffers(), model.buffers(), strict=True):
+            if not average.is_floating_point():
+                average.copy_(new)
+
+
+class KeepsItsSource(Ema):
+    def __init__(self, model, decay):
+        super().__init__(model, decay)
+        self.source = model
+
+    def update(self, model):
+        super().update(self.source)
+
+
+class SwitchesGradientsOff(Ema):
+    def update(self, model):
+        torch.set_grad_enabled(False)
+        super().update(model)
+
+
+class LeavesEvaluating(Ema):
+    def __init__(self, model, decay):
+        super().__init__(model.eval(), decay)
+
+
 class StateOnly(Ema):
     def __init__(self, model, decay):
         self.model = copy.deepcopy(model.state_dict())
@@ -1040,6 +1202,32 @@ class NoUpdate:
         self.model = copy.deepcopy(model)
 
 
+def test_pytorchs_average_is_a_plain_mean_unless_told_otherwise():
+    """As the page says below exercise 6.6."""
+    torch.manual_seed(0)
+    model = nn.Linear(3, 2)
+    plain = AveragedModel(model)
+    told = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9))
+    seen, mine = [], None
+    for _ in range(4):
+        with torch.no_grad():
+            model.weight += torch.randn(2, 3)
+        seen.append(model.weight.detach().clone())
+        plain.update_parameters(model)
+        told.update_parameters(model)
+        if mine is None:
+            mine = Ema(model, 0.9)  # "Its first update only copies."
+            assert torch.equal(told.module.weight, model.weight)
+        else:
+            mine.update(model)
+    assert torch.allclose(plain.module.weight, torch.stack(seen).mean(0))
+    assert torch.allclose(told.module.weight, mine.model.weight)
+    # "of the parameters": buffers are copied as they are, unless use_buffers is said.
+    net = nn.BatchNorm1d(3)
+    averaged = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(0.9))
+    assert not averaged.use_buffers and AveragedModel(net, use_buffers=True).use_buffers
+
+
 @pytest.mark.parametrize(
     ("cls", "message"),
     [
@@ -1047,7 +1235,11 @@ class NoUpdate:
         (SameTensors, "lies in the memory of the trained model"),
         (FromZeros, "starts from zeros"),
         (FromScratch, "other numbers than the model"),
-        (FreezesTheTrained, "trained model has been changed"),
+        (FreezesTheTrained, "other requires_grad"),
+        (LeavesEvaluating, "left in another mode"),
+        (SwitchesGradientsOff, "leaves gradients switched off"),
+        (KeepsItsSource, "may be another object"),
+        (ByPyTorch, r"averages are right, but PyTorch's own torch\.optim"),
         (EvaluatesTheTrained, "trained model has been changed"),
         (MovesTheTrained, "trained model has been changed"),
         (NamesOnly, "has not moved"),

@@ -1,9 +1,13 @@
 """Seeds compared, momentum, a schedule, shifted images, smoothed labels and averaged weights of chapter 6."""
 
+import copy
 import functools
 import math
 import statistics
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 
 import numpy as np
 import torch
@@ -11,8 +15,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from resnetbook import train
-from resnetbook.checks.common import CheckFailed, answer_of, as_real, call_reader, compare_reals, exercise
+from resnetbook import compare, train
+from resnetbook.checks.common import (
+    HANDS_OFF,
+    CheckFailed,
+    answer_of,
+    as_real,
+    call_reader,
+    compare_reals,
+    exercise,
+)
 
 
 def _close(given: Tensor, right: Tensor) -> bool:
@@ -26,16 +38,54 @@ def _all_close(given: Sequence[Tensor], right: Sequence[Tensor]) -> bool:
     return all(map(_close, given, right))
 
 
+@contextmanager
+def _calls(wanted: Callable[[str, str], bool]) -> Iterator[list[str]]:
+    """Notes the functions that run while it is on, if ``wanted(module, name)``: those of C as well.
+
+    By what runs, and not by its name on the page, which may be another.
+    """
+    found: list[str] = []
+
+    def note(frame: FrameType, event: str, function: object) -> None:
+        if event == "call":
+            module, name = frame.f_globals.get("__name__") or "", frame.f_code.co_name
+        elif event == "c_call":
+            module, name = getattr(function, "__module__", None) or "", getattr(function, "__name__", "")
+        else:
+            return
+        if wanted(module, name):
+            found.append(f"{module}.{name}" if module else name)
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        yield found
+    finally:
+        sys.setprofile(before)
+
+
+def _of(*packages: str) -> Callable[[str, str], bool]:
+    """For :func:`_calls`: whether a function belongs to one of these modules, or to one inside of it."""
+    return lambda module, name: any(module == p or module.startswith(f"{p}.") for p in packages)
+
+
 # ---- two recipes with the same seeds
 
 
 def _same(first: float, second: float) -> bool:
-    # Wide enough for float32: a difference of two accuracies is off by some 1e-7 there.
-    return math.isclose(first, second, rel_tol=1e-5, abs_tol=1e-6)
+    # Wide enough for float32, where a difference of two accuracies is off by some 1e-7; a number rounded
+    # to six digits is off by more.
+    return math.isclose(first, second, rel_tol=1e-5, abs_tol=2e-7)
 
 
 def _standard_error(values: Sequence[float]) -> float:
     return statistics.stdev(values) / math.sqrt(len(values))
+
+
+def _reach(before: Sequence[float], after: Sequence[float]) -> float:
+    """Standard errors from the mean to an end of the 95 percent interval, by Student's t."""
+    found = compare.paired_difference(before, after)
+    return (found.interval[1] - found.mean) / found.error if found.error else math.nan
 
 
 @exercise
@@ -51,13 +101,16 @@ def compare_seeds(solution: Callable[[list[float], list[float]], tuple[float, fl
         ([0.5, 0.75], [0.65, 0.95]),
         ([0.5, 0.75, 0.625, 0.875], [0.625, 0.875, 0.75, 1.0]),  # every seed gains the same
     )
+    shortcuts: list[str] = []
     for i, (before, after) in enumerate(cases):
         call = f"compare_seeds({before}, {after})"
-        # Copies, because a reader may sort a list.
-        answer = answer_of(solution, list(before), list(after), describe=call, begun=i > 0)
-        numbers = answer.tolist() if isinstance(answer, Tensor | np.ndarray) else answer
-        if isinstance(numbers, Iterator):
-            numbers = call_reader(list, numbers, describe=call, begun=True)
+        handed = list(before), list(after)  # a reader may sort a list
+        with _calls(_of("resnetbook.compare")) as found:
+            answer = answer_of(solution, *handed, describe=call, begun=i > 0)
+            numbers = answer.tolist() if isinstance(answer, Tensor | np.ndarray) else answer
+            if isinstance(numbers, Iterator):
+                numbers = call_reader(list, numbers, describe=call, begun=True)
+        shortcuts += found
         if not isinstance(numbers, list | tuple) or len(numbers) != 2:
             raise CheckFailed(
                 f"{call} gives {answer!r}: return two numbers, the mean and its standard error."
@@ -68,6 +121,16 @@ def compare_seeds(solution: Callable[[list[float], list[float]], tuple[float, fl
         )
         _compare_mean(call, mean, error, before, after)
         _compare_error(call, error, before, after)
+        for name, values, now in zip(("before", "after"), (before, after), handed, strict=True):
+            if now != values:
+                raise CheckFailed(
+                    f"The numbers are right, but {call} changes its own argument {name}, {HANDS_OFF}"
+                )
+    if shortcuts:
+        raise CheckFailed(
+            "The numbers are right, but the book's own resnetbook.compare has found them: write down the "
+            "differences, their mean and its standard error yourself."
+        )
     return f"mean and standard error are right in {len(cases)} cases, a worse recipe among them."
 
 
@@ -117,7 +180,7 @@ def _compare_mean(
             "a mean is divided by n. The divisor n − 1 belongs to the standard deviation.",
         ),
         (statistics.fmean(after), "that is the mean of the second recipe alone: subtract seed by seed."),
-        *((round(mean, digits), "it is rounded: return all digits.") for digits in (2, 3, 4)),
+        *((round(mean, digits), "it is rounded: return all digits.") for digits in (2, 3, 4, 5, 6)),
     )
     for value, message in mistakes:
         if _same(given, value):
@@ -161,9 +224,12 @@ def _compare_error(call: str, given: float, before: Sequence[float], after: Sequ
             _standard_error([abs(d) for d in differences]),
             "you take absolute differences: keep the signs here as well.",
         ),
-        (1.96 * error, "that is half of a 95% interval: leave the factor out."),
+        *(
+            (factor * error, "that is half of a 95% interval: leave the factor out.")
+            for factor in (1.96, _reach(before, after))
+        ),
         (100 * error, "leave the numbers as they are: do not turn them into percent."),
-        *((round(error, digits), "it is rounded: return all digits.") for digits in (2, 3, 4)),
+        *((round(error, digits), "it is rounded: return all digits.") for digits in (2, 3, 4, 5, 6)),
     )
     said = f"{call} gives the standard error {given:.6g}, and it is {error:.6g}: "
     for value, message in mistakes:
@@ -315,7 +381,7 @@ def momentum_step(solution: Callable[..., None]) -> str:
     from step to step.
 
     Raises:
-        CheckFailed: if a weight or a velocity differs, or a gradient is changed.
+        CheckFailed: if a weight or a velocity differs, a gradient is changed, or ``torch.optim`` is used.
     """
     stories = (  # momentum, weight decay, the rates of the steps
         (0.9, 0.2, (0.5, 0.1, 0.4, 0.2)),
@@ -324,6 +390,7 @@ def momentum_step(solution: Callable[..., None]) -> str:
         (0.5, 0.02, (0.3, 0.03, 0.6)),
     )
     begun = False
+    shortcuts: list[str] = []
     for seed, (momentum, weight_decay, rates) in enumerate(stories):
         generator = torch.Generator().manual_seed(seed)
         weights = _random_tensors(generator)
@@ -334,9 +401,11 @@ def momentum_step(solution: Callable[..., None]) -> str:
             gradients = _random_tensors(generator)
             given = _clones(gradients)
             # The lists are copies: what the network still holds are the tensors themselves.
-            in_lists = list(weights), given, velocities
-            call_reader(solution, *in_lists, lr, momentum, weight_decay, describe=_STEP, begun=begun)
+            in_lists = list(weights), list(given), velocities
+            with _calls(_of("torch.optim")) as found:
+                call_reader(solution, *in_lists, lr, momentum, weight_decay, describe=_STEP, begun=begun)
             begun = True
+            shortcuts += found
             where = f"Step {step + 1} with lr {lr:g}, momentum {momentum:g}, weight_decay {weight_decay:g}: "
             _must_be_lists(in_lists, where)
             for parameter, gradient in zip(trusted, gradients, strict=True):
@@ -352,6 +421,21 @@ def momentum_step(solution: Callable[..., None]) -> str:
                     where + "the step is right, but the gradients have been changed: `g += …` changes the "
                     "tensor in the list, `g = g + …` makes a new one."
                 )
+            if any(mine is not first for mine, first in zip(in_lists[1], given, strict=True)):
+                raise CheckFailed(
+                    where + "the step is right, but other tensors stand in the list of gradients: leave it "
+                    "as it is, and put what you work out under a name of its own."
+                )
+            if any(tensor.requires_grad for tensor in (*weights, *in_lists[2])):
+                raise CheckFailed(
+                    where + "the step is right, but a weight or a velocity now tracks gradients, and would "
+                    "remember every step: leave requires_grad as it is, or detach() what you keep."
+                )
+    if shortcuts:
+        raise CheckFailed(
+            f"The numbers are right, but PyTorch's own {shortcuts[-1]} has worked them out: write the step "
+            "yourself, without torch.optim."
+        )
     steps = sum(len(rates) for _, _, rates in stories)
     return f"weights and velocities are those of torch.optim.SGD over {steps} steps, while lr changes."
 
@@ -454,6 +538,10 @@ _LAST_IS_ZERO = (
     "The last step has the rate 0, so it changes nothing. Divide by all the steps that are left, "
     "num_steps − warmup_steps: 0 would be reached one step later."
 )
+_STAYS = (
+    "After the warm-up the rate stays: let it fall along half a cosine wave. If you have one, does // throw "
+    "away the progress? Divide with /."
+)
 _TIMES = "Warm-up and cosine are multiplied: after the warm-up the wave begins, at the full rate."
 
 
@@ -462,8 +550,17 @@ def learning_rate(solution: Callable[[int, int, int, float], float]) -> str:
     """Check ``learning_rate(step, num_steps, warmup_steps, lr)`` against the trainer's own schedule.
 
     Raises:
-        CheckFailed: if a rate differs, in the warm-up, on the wave, or without a warm-up.
+        CheckFailed: if a rate differs, in the warm-up, on the wave, or without a warm-up, or if the
+            trainer's own schedule has been asked.
     """
+    shortcuts: list[str] = []
+
+    def observed(*case: float) -> float:
+        with _calls(_of("resnetbook.train")) as found:
+            answer = solution(*case)
+        shortcuts.extend(found)
+        return answer
+
     cases = (
         (0, 20, 5, 0.1),
         (1, 20, 5, 0.1),
@@ -483,7 +580,7 @@ def learning_rate(solution: Callable[[int, int, int, float], float]) -> str:
     rate = functools.partial
     try:
         compare_reals(
-            solution,
+            observed,
             "learning_rate",
             cases,
             _trusted_rate,
@@ -570,9 +667,13 @@ def learning_rate(solution: Callable[[int, int, int, float], float]) -> str:
                         lambda p: 0.5 * (1 - math.sin(math.pi * p)),
                     )
                 ),
-                (
-                    rate(_rate, wave=lambda p: 1.0),
-                    "After the warm-up the rate stays: let it fall along half a cosine wave.",
+                (rate(_rate, wave=lambda p: 1.0), _STAYS),
+                *(
+                    (
+                        rate(_rate, wave=lambda p, pi=pi: 0.5 * (1 + math.cos(pi * p))),
+                        f"π is rounded to {pi}: take math.pi.",
+                    )
+                    for pi in (3, 3.1, 3.14, 3.142, 3.1416, 3.14159)
                 ),
                 (
                     lambda step, n, warmup, lr: _rate(step, n, warmup, 1.0),
@@ -587,6 +688,10 @@ def learning_rate(solution: Callable[[int, int, int, float], float]) -> str:
                 f"{failed}. Divide by warmup_steps only while step < warmup_steps: without a warm-up it is 0."
             ) from failed.__cause__
         raise
+    if shortcuts:
+        raise CheckFailed(
+            "The rates are right, but the book's own train.lr_factor has worked them out: do it yourself."
+        )
     return f"the rate is the trainer's at {len(cases)} steps, with a warm-up and without."
 
 
@@ -710,6 +815,7 @@ _SHIFT_CASES = (
     ((6, 2, 5, 5), (2, -1, 0, -3, 1, 0), (-1, 0, 2, -2, 3, -4), _NEGATIVE),
     ((1, 1, 4, 9), (-2,), (6,), "Here there is a single image."),
     ((3, 1, 5, 4), (5, 0, -5), (1, -4, 2), _LARGE),
+    ((2, 1, 4, 3), (0, 0), (0, 0), "Here nothing moves, and a new tensor is asked for all the same."),
 )
 
 
@@ -747,6 +853,11 @@ def shift_images(solution: Callable[[Tensor, Tensor, Tensor], Tensor]) -> str:
             raise CheckFailed(f"{where}: the pixels are {given.dtype}: keep torch.uint8, the type of images.")
         right = _shift_all(*inputs)
         if torch.equal(given, right):
+            if given.untyped_storage().data_ptr() == copies[0].untyped_storage().data_ptr():
+                raise CheckFailed(
+                    f"{where}: the pixels are right, but they lie in the memory of images, and would change "
+                    "with it. Return a new tensor, such as images.clone() where nothing moves."
+                )
             continue
         for mistake, message in _SHIFT_MISTAKES:
             wrong = mistake(*inputs)
@@ -856,6 +967,7 @@ def smoothed_cross_entropy(solution: Callable[[Tensor, Tensor, float], Tensor]) 
         (8, 6, 0.0, 1000.0),
     )
     call = "smoothed_cross_entropy(logits, labels, smoothing)"
+    shortcuts: list[str] = []
     for seed, (num_images, num_classes, smoothing, scale) in enumerate(cases):
         generator = torch.Generator().manual_seed(seed)
         leaf = scale * torch.randn(num_images, num_classes, generator=generator)
@@ -869,8 +981,20 @@ def smoothed_cross_entropy(solution: Callable[[Tensor, Tensor, float], Tensor]) 
         with torch.enable_grad():
             logits = leaf * 1  # in a training the logits are no leaf either
             describe = where + call
-            given = answer_of(solution, logits, labels.clone(), smoothing, describe=describe, begun=seed > 0)
+            handed = labels.clone()
+            with _calls(_is_entropy) as found:
+                given = answer_of(solution, logits, handed, smoothing, describe=describe, begun=seed > 0)
+            shortcuts += found
             _must_be_loss(given, logits, leaf, num_images, where)
+            if not torch.equal(handed, labels):
+                raise CheckFailed(
+                    where + "the labels have been changed in place, and others may still need them: compute "
+                    "new tensors."
+                )
+            if leaf.grad is not None:
+                raise CheckFailed(
+                    where + "you call backward() yourself. Return the loss, and leave that to the training."
+                )
             right = F.cross_entropy(leaf.double(), labels, label_smoothing=smoothing)
         if not _close(given.reshape(()), right):
             raise CheckFailed(
@@ -891,7 +1015,17 @@ def smoothed_cross_entropy(solution: Callable[[Tensor, Tensor, float], Tensor]) 
                 where + "the loss is right, but its gradient is not: a part of it is cut off by .item(), "
                 "detach(), .data or no_grad, or the loss is inf or nan on the way."
             )
+    if shortcuts:
+        raise CheckFailed(
+            f"The loss is right, but {shortcuts[-1]} has worked it out: use nothing from PyTorch that has "
+            '"entropy" in its name.'
+        )
     return f"loss and gradient are those of F.cross_entropy in {len(cases)} cases, with large logits as well."
+
+
+def _is_entropy(module: str, name: str) -> bool:
+    """Whether this is a function of PyTorch with "entropy" in its name."""
+    return "entropy" in name.lower() and module.split(".")[0] == "torch"
 
 
 def _must_be_loss(given: object, logits: Tensor, leaf: Tensor, num_images: int, where: str) -> None:
@@ -1011,19 +1145,27 @@ def ema(solution: Callable[[nn.Module, float], object]) -> str:
     """Check a class ``Ema(model, decay)`` with ``model`` and ``update(model)`` against ``AveragedModel``.
 
     Raises:
-        CheckFailed: if the average is not an own copy, or differs after an update.
+        CheckFailed: if the average is not an own copy, differs after an update, or ``torch.optim`` is used.
     """
     stories = ((0.9, 4), (0.6, 3), (0.99, 2))  # the decay, and how many updates
     begun = False
+    shortcuts: list[str] = []
     for seed, (decay, num_updates) in enumerate(stories):
         generator = torch.Generator().manual_seed(seed)
         torch.manual_seed(seed)
         model = _small_network(generator).train(seed != 1)
         start, traits = _snapshot(model), _traits(model)
         call = f"Ema(model, {decay:g})"
-        with torch.enable_grad():
+        with torch.enable_grad(), _calls(_of("torch.optim")) as found:
             holder = answer_of(solution, model, decay, describe=call, begun=begun)
+            _must_track(call)
+        shortcuts += found
         _must_be_copy(holder, model, start, call)
+        if _traits(model) != traits:
+            raise CheckFailed(
+                f"{call}: the trained model has been left in another mode, or with other requires_grad, and "
+                "its training would go on like that. Change only the copy."
+            )
         if not callable(getattr(holder, "update", None)):
             raise CheckFailed("The class has no method update(model).")
         trusted = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
@@ -1033,29 +1175,66 @@ def ema(solution: Callable[[nn.Module, float], object]) -> str:
             _go_on(model, generator)
             history.append(_snapshot(model))
             old = _snapshot(trusted.module)
-            _update(holder, model, begun)
+            # At last another object with the same names, as after loading a checkpoint.
+            given = copy.deepcopy(model) if seed == 0 and n == num_updates - 1 else model
+            if given is not model:
+                _go_on(given, generator)
+                history[-1] = _snapshot(given)
+            with _calls(_of("torch.optim")) as found:
+                _update(holder, given, begun)
+            shortcuts += found
             begun = True
             where = f"After {n + 1} update{'s' if n else ''} with decay {decay:g}: "
-            if _differs(_snapshot(model), history[-1]) or _traits(model) != traits:
+            if _differs(_snapshot(given), history[-1]) or _traits(given) != traits:
                 raise CheckFailed(
                     where + "the trained model has been changed, and its training would go on from there. "
                     "Write into self.model only."
                 )
-            trusted.update_parameters(model)
+            trusted.update_parameters(given)
             average = _averaged_network(holder, list(start), where)
             if _remembering(holder, average):
                 raise CheckFailed(
                     where + "the average remembers how it was computed, and would keep every step in memory: "
                     "update it under torch.no_grad()."
                 )
+            if given is not model and _stands(average, old, _snapshot(model), decay):
+                raise CheckFailed(
+                    where + "update(model) takes the numbers of the network that Ema(model, decay) got at "
+                    "first: take those of the one that update gets, which may be another object."
+                )
             _compare_average(average, trusted.module, old, history, decay, where)
-            if name := _shared(average, model):
+            if name := _shared(average, given):
                 raise CheckFailed(
                     f"{where}{name} lies in the memory of the trained model, and will change with it: copy "
                     "the numbers, with copy_."
                 )
+    if shortcuts:
+        raise CheckFailed(
+            f"The averages are right, but PyTorch's own {shortcuts[-1]} has worked them out: write the "
+            "update yourself, without torch.optim."
+        )
     total = sum(updates for _, updates in stories)
     return f"the averages are those of AveragedModel over {total} updates, batch-norm statistics included."
+
+
+def _must_track(call: str) -> None:
+    """Whether gradients are still tracked.
+
+    Raises:
+        CheckFailed: if not.
+    """
+    if not torch.is_grad_enabled():
+        raise CheckFailed(
+            f"{call} leaves gradients switched off for all that comes after: use `with torch.no_grad():`, "
+            "which ends by itself."
+        )
+
+
+def _stands(average: nn.Module, old: dict[str, Tensor], new: dict[str, Tensor], decay: float) -> bool:
+    """Whether the average has moved towards these numbers."""
+    given = _snapshot(average)
+    names = [name for name, value in new.items() if torch.is_floating_point(value)]
+    return all(_close(given[name], decay * old[name] + (1 - decay) * new[name]) for name in names)
 
 
 def _differs(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
@@ -1105,6 +1284,7 @@ def _update(holder: object, model: nn.Module, begun: bool) -> None:
     try:
         with torch.enable_grad():
             call_reader(holder.update, model, describe="update(model)", begun=begun)
+            _must_track("update(model)")
     except NotImplementedError as error:
         # PyTorch's own word for an operation that whole numbers do not have.
         if "implemented for" not in str(error):
