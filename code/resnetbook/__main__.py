@@ -1,6 +1,7 @@
 """The command line: ``python -m resnetbook data | train | notebooks | bench``."""
 
 import argparse
+import codecs
 import json
 import pathlib
 import sys
@@ -107,8 +108,25 @@ def _bench(arguments: argparse.Namespace) -> None:
         arguments.json.write_text(json.dumps(named, indent=1) + "\n", encoding="utf-8")
 
 
+# For terminals and files whose characters are few, such as those of Windows.
+_SPELLED = {"…": "...", "×": "x", "±": "+-", "–": "-", "−": "-", "→": "->", "’": "'", "“": '"', "”": '"'}
+
+
+def _spell(error: UnicodeError) -> tuple[str, int]:
+    """In place of characters that an encoding lacks, what looks like them; a question mark for others."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lacking = error.object[error.start : error.end]
+    return "".join(_SPELLED.get(character, "?") for character in lacking), error.end
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; the exit status is 0, or 1 with a message on standard error."""
+    codecs.register_error("resnetbook.spell", _spell)
+    for stream in (sys.stdout, sys.stderr):
+        # Something else may stand in for them, such as a notebook's.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="resnetbook.spell")
     parser = argparse.ArgumentParser(prog="python -m resnetbook", description=__doc__)
     commands = parser.add_subparsers(required=True)
 

@@ -13,6 +13,7 @@ import datetime
 import json
 import os
 import platform
+import secrets
 import statistics
 import subprocess
 from collections.abc import Callable
@@ -23,10 +24,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 import torchvision
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
+from safetensors.numpy import save as pack
 
 from resnetbook import data, models, probes
-from resnetbook.train import Recipe, choose_device, default_device, evaluate, fit, has_bfloat16
+from resnetbook.train import Recipe, choose_device, evaluate, fit, recipe_of, suited
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -406,7 +408,9 @@ def record(
 ) -> dict:
     """Train a run in full and write its record; an interrupted one goes on from its checkpoint.
 
-    With ``fabric`` several processes do so together, and the first of them writes.
+    What this device does badly (:func:`resnetbook.train.suited`) is done otherwise, and said in one line;
+    the record holds the recipe that was carried out. A run that began elsewhere goes on as it began. With
+    ``fabric`` several processes train together, and the first of them writes.
 
     Args:
         name: ``EXPERIMENT-seedN``.
@@ -422,6 +426,7 @@ def record(
     Raises:
         KeyError: if there is no such run.
         ValueError: if this machine has no such device.
+        OSError: if a checkpoint or the record cannot be written; the message says what to do.
         data.DataError: if the data is missing or wrong.
     """
     experiment_name, known, seed = experiment_of(name)
@@ -438,6 +443,10 @@ def record(
     torch.manual_seed(seed)
     model = models.build(experiment.model)
     checkpoint = (checkpoints or data.cache_root() / "checkpoints") / f"{name}.pt"
+    recipe, differs = _carried_out(experiment.recipe, chosen, checkpoint)
+    experiment = dataclasses.replace(experiment, recipe=recipe)
+    if differs and (fabric is None or fabric.is_global_zero):
+        print(f"{name}: {differs}")
     history = fit(
         model,
         images,
@@ -479,9 +488,15 @@ def record(
         result["hardware"]["processes"] = fabric.world_size
         if not fabric.is_global_zero:
             return result
-    if experiment.keep_logits:
-        save_file({"test_logits": test.logits.half().numpy()}, folder / f"{name}.safetensors")
-    save(result, folder)
+    try:
+        if experiment.keep_logits:
+            _write(folder / f"{name}.safetensors", pack({"test_logits": test.logits.half().numpy()}))
+        save(result, folder)
+    except OSError as error:
+        raise OSError(
+            f"cannot write the record of {name} into {folder}: {error}. The training is not lost: make room "
+            f"there, and run the same again; it goes on from {checkpoint}"
+        ) from error
     # With what a kill in the middle of writing left beside it.
     for path in (checkpoint, *checkpoint.parent.glob(f"{checkpoint.name}.*.tmp")):
         path.unlink(missing_ok=True)
@@ -495,8 +510,8 @@ def obtain(experiment: str, folder: str | Path | None = None) -> Path:
     epochs on 1,000 images (or the experiment's ``quick_images``), with the warm-up and the reach of
     a moving average shortened alike, and tests it on 1,000, to see it happen; its numbers are not
     the book's.
-    ``full`` trains every seed as the book did, and goes on where it was interrupted. Both train in
-    float32 what the book trained in bfloat16, if the device has no instructions for that.
+    ``full`` trains every seed as the book did, as far as the device can (see :func:`record`), and goes on
+    where it was interrupted: where the records go, the checkpoints lie as well.
 
     Args:
         experiment: a name in ``EXPERIMENTS``.
@@ -510,8 +525,6 @@ def obtain(experiment: str, folder: str | Path | None = None) -> Path:
     chosen = mode()
     if chosen == "recorded":
         return RECORDS
-    if known.recipe.autocast == "bfloat16" and not has_bfloat16(default_device()):
-        known = dataclasses.replace(known, recipe=dataclasses.replace(known.recipe, autocast=None))
     seeds = known.seeds
     if chosen == "quick":
         known = _quick(known)
@@ -550,10 +563,38 @@ def _quick(experiment: Experiment) -> Experiment:
 def save(result: dict, folder: Path | None = None) -> Path:
     """Write a record aside, then rename it into place."""
     path = (folder or RECORDS) / f"{result['name']}.json"
-    aside = path.with_suffix(".tmp")
-    aside.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    os.replace(aside, path)
+    _write(path, (json.dumps(result, indent=1) + "\n").encode())
     return path
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Whole or not at all; two processes may write the same file, and the last one stays."""
+    aside = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    try:
+        aside.write_bytes(content)
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)  # there only if something went wrong, such as a full disk
+
+
+def _carried_out(recipe: Recipe, device: torch.device, checkpoint: Path) -> tuple[Recipe, str]:
+    """The recipe that a run is trained by on a device, and how it differs from ``recipe``, in words.
+
+    In Colab or on a cluster the next machine may have other instructions than the one before: then the run
+    goes on as it began, as half of it is done so.
+    """
+    chosen, differs = suited(recipe, device)
+    began = recipe_of(checkpoint)
+    machines = {"autocast": None, "channels_last": False}
+    same_but_for_machines = began is not None and (
+        dataclasses.replace(began, **machines) == dataclasses.replace(recipe, **machines)
+    )
+    if not same_but_for_machines or began == chosen:
+        return chosen, differs
+    differs = f"goes on in {began.autocast or 'float32'}, as it began"
+    if suited(began, device)[0].autocast != began.autocast:
+        differs += f", which is slow on this machine; without {checkpoint} it would begin again in float32"
+    return began, differs
 
 
 def _source() -> dict:

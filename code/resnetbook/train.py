@@ -66,7 +66,7 @@ class Recipe:
             (Polyak & Juditsky 1992, https://doi.org/10.1137/0330046, took the plain average), at
             least 0 and below 1. It is what is evaluated, and what the model ends with; 0 keeps none.
         flip_test: evaluate each image and its mirror image, and take the mean of both logits.
-        channels_last: memory format of images and weights.
+        channels_last: memory format of images and weights; Apple's MPS always gets contiguous ones.
         autocast: ``None`` for float32, or ``bfloat16``, or ``float16`` (with loss scaling).
 
     Raises:
@@ -180,6 +180,30 @@ def has_bfloat16(device: torch.device) -> bool:
     return False
 
 
+def suited(recipe: Recipe, device: torch.device) -> tuple[Recipe, str]:
+    """The recipe as it is best carried out on a device, and what differs, in words (empty if nothing does).
+
+    Where there are no instructions for bfloat16, what asks for it is trained in float32: bfloat16 would be
+    many times slower there. On MPS memory is contiguous, as :func:`fit` has it.
+    """
+    changes, words = {}, []
+    if recipe.autocast == "bfloat16" and not has_bfloat16(device):
+        changes["autocast"] = None
+        words.append(f"float32 instead of bfloat16, for which this {device.type} has no instructions")
+    if recipe.channels_last and _memory_format(recipe, device) is not torch.channels_last:
+        changes["channels_last"] = False
+        words.append(f"contiguous memory instead of channels-last, which can be wrong on {device.type}")
+    return dataclasses.replace(recipe, **changes), "; ".join(words)
+
+
+def _memory_format(recipe: Recipe, device: torch.device) -> torch.memory_format:
+    # On MPS some versions of PyTorch compute wrong gradients of batch normalization in channels-last
+    # memory (https://github.com/pytorch/pytorch/issues/175189).
+    if recipe.channels_last and device.type != "mps":
+        return torch.channels_last
+    return torch.contiguous_format
+
+
 def choose_device(device: torch.device | str | None = None) -> torch.device:
     """The device of that name; without a name, the best there is.
 
@@ -212,9 +236,7 @@ def prepare(images: Tensor, recipe: Recipe) -> Tensor:
         x = F.interpolate(x, size=(recipe.resize, recipe.resize), mode="bilinear", antialias=True)
     if recipe.normalize:
         x = (x - MEAN) / STD
-    if recipe.channels_last:
-        x = x.contiguous(memory_format=torch.channels_last)
-    return x
+    return x.contiguous(memory_format=_memory_format(recipe, x.device))
 
 
 def augment(images: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
@@ -345,9 +367,8 @@ def fit(
     device = processes.device
     # Only a checkpoint needs it, and it reads every image.
     identity = _identity(recipe, seed, images, labels) if checkpoint is not None else {}
-    memory_format = torch.channels_last if recipe.channels_last else torch.contiguous_format
     initialize(model, recipe.initialization)
-    model.to(device=device, memory_format=memory_format)
+    model.to(device=device, memory_format=_memory_format(recipe, device))
     images, labels = images.to(device), labels.to(device)
     optimizer = torch.optim.SGD(
         model.parameters(),
@@ -379,7 +400,8 @@ def fit(
         unit="step",
         disable=not progress or not processes.is_global_zero,
     )
-    with bar, _advice_to_resume(processes, checkpoint):
+    advice = _advice_on_batches(processes, recipe, len(images))
+    with bar, _advice_to_resume(processes, checkpoint), advice:
         for epoch in range(len(history) + 1, recipe.num_epochs + 1):
             start = time.perf_counter()
             shared_model.train()
@@ -512,6 +534,24 @@ def _advice_to_resume(processes: Fabric | _OneProcess, checkpoint: str | Path | 
         raise
 
 
+@contextmanager
+def _advice_on_batches(processes: Fabric | _OneProcess, recipe: Recipe, num_images: int) -> Iterator[None]:
+    """PyTorch says that a batch norm met a single value: say where it came from, and what to do."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        last = num_images % recipe.batch_size or recipe.batch_size
+        parts = f" in {recipe.accumulate} parts" if recipe.accumulate > 1 else ""
+        shares = f" for {processes.world_size} processes" if processes.world_size > 1 else ""
+        raise ValueError(
+            "batch normalization met one image alone, on a map of 1×1: one value has no spread to divide by. "
+            f"{num_images:,} images in batches of {recipe.batch_size} leave a last batch of {last}{parts}"
+            f"{shares}; choose another batch_size{' or a smaller accumulate' if parts else ''}"
+        ) from error
+
+
 def _parts(num_images: int, accumulate: int, processes: Fabric | _OneProcess) -> list[tuple[slice, float]]:
     """Which images of a batch this process computes at a time, and the weight of their mean loss.
 
@@ -584,7 +624,11 @@ def _save_checkpoint(
     average: AveragedModel | None,
     history: list[dict],
 ) -> None:
-    """Write aside, flush to the disk, rename: a kill at any moment leaves the old or the new one."""
+    """Write aside, flush to the disk, rename: a kill at any moment leaves the old or the new one.
+
+    Raises:
+        OSError: if it cannot be written, as on a full disk; the message says what to do.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     state = {
@@ -602,8 +646,26 @@ def _save_checkpoint(
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, path)
+    except (OSError, RuntimeError) as error:
+        # On a full disk PyTorch ends with a RuntimeError about positions; what caused it says why.
+        cause = error if isinstance(error, OSError) else error.__context__ or error
+        again = f"goes on after epoch {len(history) - 1}" if path.exists() else "begins again"
+        raise OSError(
+            f"cannot write the checkpoint {path} of epoch {len(history)}: {cause}. Make room there, and run "
+            f"the same again: it {again}"
+        ) from error
     finally:
         aside.unlink(missing_ok=True)  # there only if something went wrong, such as a full disk
+
+
+def recipe_of(checkpoint: Path) -> Recipe | None:
+    """The recipe of the run that a checkpoint belongs to; ``None`` if there is none that can be read."""
+    try:
+        # mmap: of the tensors nothing is read.
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+        return Recipe.from_dict(state["identity"]["recipe"])
+    except Exception:  # fit() says what is wrong with it
+        return None
 
 
 def _load_checkpoint(

@@ -1,5 +1,6 @@
 """The command line, as a reader uses it."""
 
+import io
 import os
 import re
 import subprocess
@@ -74,6 +75,41 @@ def test_it_runs_as_a_module_and_fails_without_a_traceback(tmp_path):
     done = run("train", "--list")
     assert done.returncode == 0 and done.stderr == ""
     assert "source-recipe-seed0" in done.stdout
+
+
+@pytest.mark.parametrize("encoding", ["cp1251", "cp437", "cp932", "ascii", "utf-8"])
+@pytest.mark.parametrize(
+    "arguments",
+    [["train", "--list"], ["--help"], *([name, "--help"] for name in COMMANDS), ["data", "--root", "…/☃"]],
+    ids=" ".join,
+)
+def test_every_word_is_written_in_an_encoding_of_few_characters(monkeypatch, tmp_path, encoding, arguments):
+    """Python asks Windows, or a pipe, what it can take; some take no "…"."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(data, "_download", lambda name, aside: (_ for _ in ()).throw(data.DataError("no")))
+    monkeypatch.setattr(data, "DEBIAN_FOLDER", tmp_path / "gone")
+    monkeypatch.setenv("RESNETBOOK_CACHE", str(tmp_path / "cache"))
+    written = {}
+    for name in ("stdout", "stderr"):
+        written[name] = io.BytesIO()
+        monkeypatch.setattr(sys, name, io.TextIOWrapper(written[name], encoding=encoding))
+    try:
+        status = main(arguments)
+    except SystemExit as stopped:
+        status = stopped.code
+    for name in ("stdout", "stderr"):
+        getattr(sys, name).flush()
+    out, err = (written[name].getvalue().decode(encoding) for name in ("stdout", "stderr"))
+    if arguments[0] == "data" and len(arguments) == 3:
+        assert status == 1 and err.startswith("resnetbook: ")
+        assert "…/☃" in err if encoding == "utf-8" else "☃" not in err and "/?" in err
+        return
+    assert status == 0 and err == ""
+    lines = [line for line in out.splitlines() if "source-recipe-seed0" in line]
+    if arguments == ["train", "--list"]:
+        assert len(out.splitlines()) == len(runs.EXPERIMENTS)
+        assert re.match(r"source-recipe-seed0 (…|\.\.\.) seed\d: ", lines[0])
+        assert "?" not in out and "\\u" not in out  # nothing is lost
 
 
 # ---------------------------------------------------------------------------------------------------

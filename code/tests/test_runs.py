@@ -5,15 +5,19 @@ import datetime
 import json
 import math
 import re
+import resource
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
 import torch
+from test_train import limit_files
 from torch.nn import functional as F
 
 from resnetbook import data, models, probes, runs, train
+from resnetbook.__main__ import main
 from resnetbook.train import Recipe
 
 TINY = runs.Experiment(
@@ -326,7 +330,7 @@ def test_recorded_mode_is_the_default_and_trains_nothing(tiny, tmp_path, monkeyp
 
 def test_full_mode_records_every_seed_once(tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("RESNETBOOK_RUNS", "full")
-    monkeypatch.setattr(runs, "default_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(train, "default_device", lambda: torch.device("cpu"))
     folder = runs.obtain("tiny-one", str(tmp_path / "mine"))
     found = runs.load_seeds("tiny-one", folder)
     assert [r["seed"] for r in found] == [0, 1]
@@ -355,18 +359,145 @@ def test_quick_mode_is_short_and_kept_apart(tiny, tmp_path, monkeypatch):
     assert runs.obtain("tiny-one", tmp_path) != folder
 
 
-@pytest.mark.parametrize(("has", "expected"), [(True, "bfloat16"), (False, None)])
-def test_without_bfloat16_instructions_a_run_of_ones_own_is_in_float32(
-    tiny, tmp_path, monkeypatch, has, expected
-):
-    recipe = dataclasses.replace(TINY.recipe, autocast="bfloat16", num_epochs=1)
+@pytest.fixture
+def sixteen(tiny, monkeypatch) -> Recipe:
+    """The experiment asks for bfloat16; the recipe that it asks for."""
+    recipe = dataclasses.replace(TINY.recipe, autocast="bfloat16", num_epochs=2)
     monkeypatch.setattr(runs, "EXPERIMENTS", {"tiny-one": dataclasses.replace(TINY, recipe=recipe, seeds=1)})
-    monkeypatch.setattr(runs, "has_bfloat16", lambda device: has)
+    return recipe
+
+
+@pytest.mark.parametrize(("has", "expected"), [(True, "bfloat16"), (False, None)])
+def test_without_bfloat16_instructions_every_run_is_in_float32_and_says_so(
+    sixteen, tmp_path, monkeypatch, capsys, has, expected
+):
+    """One rule, whoever asks: a notebook, the package, the command line."""
+    monkeypatch.setattr(train, "has_bfloat16", lambda device: has)
     monkeypatch.setenv("RESNETBOOK_RUNS", "full")
-    (found,) = runs.load_seeds("tiny-one", runs.obtain("tiny-one", tmp_path))
-    assert found["recipe"] == {**dataclasses.asdict(recipe), "autocast": expected}
-    # The book's own record is made as the recipe says, wherever it is made.
-    assert record("tiny-one-seed0")["recipe"]["autocast"] == "bfloat16"
+
+    def from_a_notebook() -> dict:
+        return runs.load_seeds("tiny-one", runs.obtain("tiny-one", tmp_path))[0]
+
+    def from_the_command_line() -> dict:
+        assert main(["train", "tiny-one-seed0", "--device", "cpu", "--again"]) == 0
+        return runs.load("tiny-one-seed0")
+
+    for found in (from_a_notebook, lambda: record("tiny-one-seed0"), from_the_command_line):
+        assert found()["recipe"] == {**dataclasses.asdict(sixteen), "autocast": expected}
+        said = [line for line in capsys.readouterr().out.splitlines() if "float32" in line]
+        line = "tiny-one-seed0: float32 instead of bfloat16, for which this cpu has no instructions"
+        assert said == ([] if has else [line])
+
+
+@pytest.mark.parametrize("has_first", [True, False])
+def test_a_run_goes_on_as_it_began_on_a_machine_with_other_instructions(
+    sixteen, tmp_path, monkeypatch, capsys, has_first
+):
+    """Colab's next machine may be another one."""
+    began = "bfloat16" if has_first else None
+    evaluate, calls = train.evaluate, []
+
+    def interrupted(*arguments, **options):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return evaluate(*arguments, **options)
+
+    monkeypatch.setattr(train, "has_bfloat16", lambda device: has_first)
+    monkeypatch.setattr(train, "evaluate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        record("tiny-one-seed0")
+    monkeypatch.setattr(train, "has_bfloat16", lambda device: not has_first)
+    capsys.readouterr()
+    found = record("tiny-one-seed0")
+    assert found["recipe"]["autocast"] == began and len(found["history"]) == 2
+    assert len(calls) == 3  # the first epoch was not done again
+    said = capsys.readouterr().out
+    assert f"tiny-one-seed0: goes on in {began or 'float32'}, as it began" in said
+    assert ("slow on this machine; without " in said) == has_first
+
+
+def test_a_checkpoint_of_another_recipe_is_still_refused(sixteen, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "has_bfloat16", lambda device: False)
+    monkeypatch.setattr(runs, "save", lambda *a: (_ for _ in ()).throw(OSError("full")))
+    with pytest.raises(OSError, match="full"):
+        record("tiny-one-seed0")  # its checkpoint stays
+    other = dataclasses.replace(TINY, recipe=dataclasses.replace(sixteen, lr=0.3))
+    with pytest.raises(ValueError, match="tiny-one-seed0.pt was made with another recipe"):
+        record("tiny-one-seed0", experiment=other)
+
+
+def test_a_record_that_cannot_be_written_costs_no_training(tiny, tmp_path, monkeypatch):
+    whole = record(folder=tmp_path / "whole")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    evaluate = runs.evaluate
+
+    def full_from_here(*arguments):
+        limit_files(500)
+        return evaluate(*arguments)
+
+    monkeypatch.setattr(runs, "evaluate", full_from_here)
+    try:
+        with pytest.raises(
+            OSError, match="cannot write the record of tiny-one-seed1.*File too large"
+        ) as caught:
+            record()
+    finally:
+        limit_files(before)
+    checkpoint = tmp_path / "cache" / "checkpoints" / "tiny-one-seed1.pt"
+    assert f"make room there, and run the same again; it goes on from {checkpoint}" in str(caught.value)
+    assert checkpoint.exists() and list(runs.RECORDS.iterdir()) == []
+    monkeypatch.setattr(runs, "evaluate", evaluate)
+    trained = []
+    saved = record(on_epoch=trained.append)
+    assert trained == [] and saved["test_loss"] == whole["test_loss"]
+
+
+def test_many_may_save_one_record_at_once(tmp_path):
+    """Each writes aside under a name of its own; with one name the second finds the first one's gone."""
+    errors = []
+
+    def save(number: int) -> None:
+        try:
+            for _ in range(50):
+                runs.save({"name": "x-seed0", "seed": 0, "by": number, "more": "y" * 10_000}, tmp_path)
+        except OSError as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=save, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    assert [path.name for path in tmp_path.iterdir()] == ["x-seed0.json"]
+    assert runs.load("x-seed0", tmp_path)["by"] in range(4)
+
+
+def test_a_full_run_goes_on_from_its_checkpoint_in_the_folder_that_the_switch_names(
+    tiny, tmp_path, monkeypatch
+):
+    """In Colab that folder is on Google Drive, and is all that is left of the machine before."""
+    evaluate, calls = train.evaluate, []
+
+    def recycled(*arguments, **options):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return evaluate(*arguments, **options)
+
+    monkeypatch.setattr(train, "evaluate", recycled)
+    monkeypatch.setattr(train, "default_device", lambda: torch.device("cpu"))
+    runs.use("full", folder=tmp_path / "drive")
+    with pytest.raises(KeyboardInterrupt):
+        runs.obtain("tiny-one")
+    checkpoint = tmp_path / "drive" / "full" / "tiny-one-seed0.pt"
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [checkpoint]
+    monkeypatch.setenv("RESNETBOOK_CACHE", str(tmp_path / "another machine"))
+    folder = runs.obtain("tiny-one")
+    assert len(calls) == 3 + 1 + 3  # an epoch of the first seed, and all of the second
+    assert folder == tmp_path / "drive" / "full" and not checkpoint.exists()
+    assert [found["seed"] for found in runs.load_seeds("tiny-one", folder)] == [0, 1]
 
 
 def test_the_switch_in_a_notebook_holds_over_the_environment_and_can_be_turned_again(monkeypatch, tmp_path):

@@ -920,7 +920,7 @@ def test_plots_stand_on_the_page_and_photographs_on_a_white_card(
                 box = image.bounding_box()
                 corner = {"x": box["x"] + 2, "y": box["y"] + 2, "width": 3, "height": 3}
                 shown = Image.open(io.BytesIO(page.screenshot(clip=corner))).convert("RGB")
-                assert set(shown.getdata()) == {ground}, f"{name}: {image.get_attribute('alt')}"
+                assert shown.getcolors() == [(9, ground)], f"{name}: {image.get_attribute('alt')}"
     finally:
         context.close()
 

@@ -9,6 +9,7 @@ import os
 import pickle
 import random
 import re
+import resource
 import signal
 import time
 from pathlib import Path
@@ -882,6 +883,42 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_leaves_nothing_beside_it(few,
     assert len(torch.load(path, weights_only=True)["history"]) == 1
 
 
+def limit_files(size: int) -> None:
+    """No file of this process may grow beyond so many bytes: like a full disk, also to PyTorch's C++."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+
+def test_a_checkpoint_that_cannot_be_written_says_what_to_do(few, tmp_path):
+    path = tmp_path / "run.pt"
+    recipe = dataclasses.replace(PLAIN, num_epochs=3)
+    whole = fit(small_net(), few, recipe)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    torch.manual_seed(5)
+    net = small_net()
+    try:
+        message = "checkpoint .*run.pt of epoch 2: .*File too large.*Make room there.*goes on after epoch 1$"
+        with pytest.raises(OSError, match=message):
+            fit(net, few, recipe, checkpoint=path, on_epoch=lambda entry: limit_files(2_000))
+        with pytest.raises(OSError, match="of epoch 1: .*File too large.*it begins again$"):
+            fit(net, few, recipe, checkpoint=tmp_path / "other.pt")
+    finally:
+        limit_files(before)
+    assert [p.name for p in tmp_path.iterdir()] == ["run.pt"]
+    epochs = []
+    resumed = fit(net, few, recipe, checkpoint=path, on_epoch=epochs.append)
+    assert len(resumed) == len(whole) and [entry["epoch"] for entry in epochs] == [2, 3]
+
+
+def test_the_recipe_of_a_checkpoint(few, tmp_path):
+    recipe = dataclasses.replace(PLAIN, lr=0.25, channels_last=True)
+    fit(small_net(), few, recipe, checkpoint=tmp_path / "run.pt")
+    assert train.recipe_of(tmp_path / "run.pt") == recipe
+    torch.save({"identity": 3}, tmp_path / "other.pt")
+    (tmp_path / "damaged.pt").write_bytes(b"PK")
+    for name in ("other.pt", "damaged.pt", "missing.pt"):
+        assert train.recipe_of(tmp_path / name) is None
+
+
 def test_numbers_of_numpy_can_be_read_back(few, tmp_path):
     lr = np.linspace(0.1, 0.2, 2)[0]
     recipe = dataclasses.replace(PLAIN, lr=lr, momentum=np.float32(0.5), num_epochs=np.int64(1))
@@ -995,6 +1032,43 @@ def test_whether_there_is_bfloat16_is_a_plain_answer():
         assert words & {"avx512_bf16", "amx_tile"} or not train.has_bfloat16(torch.device("cpu"))
 
 
+@pytest.mark.parametrize(
+    ("device", "has", "autocast", "channels_last", "words"),
+    [
+        ("cpu", True, "bfloat16", True, ""),
+        ("cpu", False, None, True, "float32 instead of bfloat16, for which this cpu has no instructions"),
+        ("cuda", False, None, True, "float32 instead of bfloat16, for which this cuda has no instructions"),
+        ("mps", True, "bfloat16", False, "contiguous memory instead of channels-last"),
+        ("mps", False, None, False, "float32 instead of bfloat16.*; contiguous memory"),
+    ],
+)
+def test_what_a_device_does_badly_is_done_otherwise_and_said(
+    monkeypatch, device, has, autocast, channels_last, words
+):
+    monkeypatch.setattr(train, "has_bfloat16", lambda device: has)
+    device = torch.device(device)
+    recipe = Recipe(autocast="bfloat16", channels_last=True)
+    suited, said = train.suited(recipe, device)
+    assert suited == Recipe(autocast=autocast, channels_last=channels_last)
+    assert re.search(words, said) and bool(said) == bool(words)
+    for plain in (Recipe(), Recipe(autocast="float16")):
+        assert train.suited(plain, device) == (plain, "")
+
+
+def test_fit_and_evaluate_keep_to_the_memory_format_of_the_device(few, monkeypatch):
+    """On MPS a recipe's channels-last memory is contiguous, also for who calls fit himself."""
+    recipe = Recipe(num_epochs=1, batch_size=16, channels_last=True)
+    assert train._memory_format(recipe, torch.device("mps")) is torch.contiguous_format
+    assert train._memory_format(recipe, torch.device("cpu")) is torch.channels_last
+    monkeypatch.setattr(train, "_memory_format", lambda recipe, device: torch.contiguous_format)
+    images = few[0].expand(-1, 3, -1, -1).contiguous()
+    net = Watched()
+    fit(net, (images, few[1]), recipe, valid=(images, few[1]))
+    assert {formats for _, _, _, *formats in map(tuple, net.seen) for formats in [tuple(formats)]} == {
+        (False, False, False)
+    }
+
+
 def test_a_recipe_comes_back_from_its_dictionary():
     recipe = Recipe(num_epochs=3, resize=96, autocast="bfloat16", nesterov=True, erase=0.25)
     assert Recipe.from_dict(dataclasses.asdict(recipe)) == recipe
@@ -1095,6 +1169,30 @@ def test_other_wrong_arguments_of_fit(few, options, message):
 def test_a_wrong_batch_size_of_evaluate(few, batch_size):
     with pytest.raises(ValueError, match="batch_size must be a whole number of at least 1"):
         train.evaluate(small_net(), *few, device="cpu", batch_size=batch_size)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (
+            {"batch_size": 69},
+            "70 images in batches of 69 leave a last batch of 1; choose another batch_size$",
+        ),
+        ({"batch_size": 1}, "70 images in batches of 1 leave a last batch of 1;"),
+        (
+            {"batch_size": 35, "accumulate": 20},
+            "leave a last batch of 35 in 20 parts; choose another batch_size or a smaller accumulate$",
+        ),
+    ],
+)
+def test_one_image_alone_on_a_map_of_one_pixel(few, options, words):
+    """On images of 8×8 the last stage has maps of 1×1."""
+    spec = {"family": "resnet", "depth": 18, "width": 2, "stem": "small", "in_channels": 1, "num_classes": 10}
+    with pytest.raises(ValueError, match=f"(?s)one image alone, on a map of 1×1.*{words}"):
+        fit(models.build(spec), few, Recipe(num_epochs=1, **options))
+    # On larger maps, and in the other mode, one image is no harm.
+    fit(small_net(), few, Recipe(num_epochs=1, batch_size=69))
+    train.evaluate(models.build(spec), few[0][:1], few[1][:1], device="cpu")
 
 
 def test_a_loss_that_is_not_finite_stops_the_training(few, tmp_path):
