@@ -298,6 +298,7 @@ def wrong(**options):
         (conv_by_module, "right, but .* own conv2d"),
         (conv_by_one_dimension, "right, but .* own conv1d"),
         (conv_squeezes, "x has been changed"),
+        (lambda x, *rest: conv(x.requires_grad_(), *rest), "x has been changed"),
         (conv_forgets_padding, "padding is not applied"),
         (conv_forgets_stride, "stride is not applied"),
         (conv_pads_once, "both sides"),

@@ -230,12 +230,12 @@ def test_fifty_seven_layers_are_not_dear():
         assert costs[9][i] - costs[6][i] == costs[12][i] - costs[9][i] == costs[15][i] - costs[12][i]
     claim(
         "01",
-        "does about twenty times the multiply-adds of one with 6",
+        "57 layers do about twenty times the multiply-adds of 6",
         19.5 < costs[57][1] / costs[6][1] < 20.5,
     )
     claim(
         "01",
-        "still has far fewer of both than VGG-16",
+        "still have far fewer of both than VGG-16",
         100 * costs[57][0] < 138_357_544 and 100 * costs[57][1] < 15_470_264_320,
     )
     assert "138,357,544" in page_text("01") and "15,470,264,320" in page_text("01")
