@@ -255,10 +255,11 @@ def training_flops(model: nn.Module, input_shape: tuple[int, int, int], padding:
 
     Three times those of the forward pass, which are two for each multiply-add of a convolution or a
     linear layer: the backward pass has as many for the gradient in the weights, and as many again for
-    the gradient in the input. That is how model FLOPs utilization (MFU) is defined (Chowdhery et al.
-    2022, PaLM, https://arxiv.org/abs/2204.02311, appendix B). The formula is kept to the letter: the
-    gradient in the images is counted too, which no training computes (0.8 % of ResNet-18's operations
-    at 96×96, 0.6 % at 28×28).
+    the gradient in the input. That is how model FLOPs utilization (MFU) counts them (Chowdhery et al.
+    2022, PaLM, https://arxiv.org/abs/2204.02311, appendix B). The count is kept to the letter: the
+    gradient in the images is in it too, which no training computes (0.8 % of ResNet-18's operations
+    at 96×96, 0.6 % at 28×28). But MFU divides by the theoretical peak of the machine, and what is called
+    MFU here by the fastest kernel that was measured (:func:`peak`), which is less.
 
     Args:
         model: the network.
@@ -689,7 +690,9 @@ def table(result: dict) -> str:
         lines += _wrapped("GLIBC_TUNABLES: " + setting.replace("glibc.malloc.", "").replace(":", ", "))
     for precision, entry in result["peaks"].items():
         speed = entry["flops_per_second"] / 1e9
-        lines += _wrapped(f"peak, {precision}: {speed:,.0f} GFLOP/s ({entry['kernel']}, {entry['shape']})")
+        lines += _wrapped(
+            f"fastest kernel, {precision}: {speed:,.0f} GFLOP/s ({entry['kernel']}, {entry['shape']})"
+        )
     for side, entry in result["sides"].items():
         head = f"{side}×{side}, turns of {entry['num_batches']} steps"
         lines += ["", f"{head:40}{'images/s':>9}{'ratio':>8}{'lowest':>8}{'highest':>8}{'MFU':>7}{'MFU*':>7}"]
@@ -705,8 +708,8 @@ def table(result: dict) -> str:
         lines += _wrapped(f"left out: {name} ({why})")
     lines += _wrapped(
         f"medians of {result['rounds']} rounds; ratios are to d2l's loop, round by round; MFU: share of the "
-        "peak of its precision, with 3 times the operations of a forward pass per step; MFU*: without "
-        "the multiplications by padding, which libraries skip"
+        "fastest kernel measured in its precision (not of a theoretical peak), with 3 times the operations "
+        "of a forward pass per step; MFU*: without the multiplications by padding, which libraries skip"
     )
     return "\n".join(lines)
 

@@ -1,7 +1,8 @@
 """Several processes that train one model together, by Lightning Fabric.
 
 PyTorch's ``torchrun`` starts the processes and tells each its place through the environment:
-``torchrun --nproc-per-node 2 -m resnetbook train NAME``.
+``torchrun --standalone --local-addr 127.0.0.1 --nproc-per-node 2 -m resnetbook train NAME``.
+Without ``--local-addr`` it goes by this machine's name, and hangs where that does not resolve.
 """
 
 from __future__ import annotations
