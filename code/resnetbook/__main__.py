@@ -10,7 +10,7 @@ import torch
 from tqdm import tqdm
 
 from resnetbook import data, parallel, runs
-from resnetbook.train import choose_device
+from resnetbook.devices import choose_device
 
 
 def _data(arguments: argparse.Namespace) -> None:

@@ -32,7 +32,8 @@ from torch.profiler import ProfilerActivity, record_function
 
 from resnetbook import data, models, probes, runs, train
 from resnetbook._arguments import check_whole
-from resnetbook.train import Recipe, choose_device, has_bfloat16
+from resnetbook.devices import choose_device, has_bfloat16
+from resnetbook.recipe import Recipe
 
 RECORDS = runs.RECORDS / "bench"
 SIDES = (96, 28)

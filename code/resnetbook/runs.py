@@ -28,7 +28,10 @@ from safetensors.numpy import load_file
 from safetensors.numpy import save as pack
 
 from resnetbook import data, models, probes
-from resnetbook.train import Recipe, choose_device, evaluate, fit, recipe_of, suited
+from resnetbook.checkpoint import recipe_of
+from resnetbook.devices import choose_device, suited
+from resnetbook.recipe import Recipe
+from resnetbook.train import evaluate, fit
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -408,7 +411,7 @@ def record(
 ) -> dict:
     """Train a run in full and write its record; an interrupted one goes on from its checkpoint.
 
-    What this device does badly (:func:`resnetbook.train.suited`) is done otherwise, and said in one line;
+    What this device does badly (:func:`resnetbook.devices.suited`) is done otherwise, and said in one line;
     the record holds the recipe that was carried out. A run that began elsewhere goes on as it began. With
     ``fabric`` several processes train together, and the first of them writes.
 

@@ -13,10 +13,10 @@ import threading
 import numpy as np
 import pytest
 import torch
-from test_train import limit_files
+from test_checkpoint import limit_files
 from torch.nn import functional as F
 
-from resnetbook import data, models, probes, runs, train
+from resnetbook import data, devices, models, probes, runs, train
 from resnetbook.__main__ import main
 from resnetbook.train import Recipe
 
@@ -330,7 +330,7 @@ def test_recorded_mode_is_the_default_and_trains_nothing(tiny, tmp_path, monkeyp
 
 def test_full_mode_records_every_seed_once(tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("RESNETBOOK_RUNS", "full")
-    monkeypatch.setattr(train, "default_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(devices, "default_device", lambda: torch.device("cpu"))
     folder = runs.obtain("tiny-one", str(tmp_path / "mine"))
     found = runs.load_seeds("tiny-one", folder)
     assert [r["seed"] for r in found] == [0, 1]
@@ -372,7 +372,7 @@ def test_without_bfloat16_instructions_every_run_is_in_float32_and_says_so(
     sixteen, tmp_path, monkeypatch, capsys, has, expected
 ):
     """One rule, whoever asks: a notebook, the package, the command line."""
-    monkeypatch.setattr(train, "has_bfloat16", lambda device: has)
+    monkeypatch.setattr(devices, "has_bfloat16", lambda device: has)
     monkeypatch.setenv("RESNETBOOK_RUNS", "full")
 
     def from_a_notebook() -> dict:
@@ -403,11 +403,11 @@ def test_a_run_goes_on_as_it_began_on_a_machine_with_other_instructions(
             raise KeyboardInterrupt
         return evaluate(*arguments, **options)
 
-    monkeypatch.setattr(train, "has_bfloat16", lambda device: has_first)
+    monkeypatch.setattr(devices, "has_bfloat16", lambda device: has_first)
     monkeypatch.setattr(train, "evaluate", interrupted)
     with pytest.raises(KeyboardInterrupt):
         record("tiny-one-seed0")
-    monkeypatch.setattr(train, "has_bfloat16", lambda device: not has_first)
+    monkeypatch.setattr(devices, "has_bfloat16", lambda device: not has_first)
     capsys.readouterr()
     found = record("tiny-one-seed0")
     assert found["recipe"]["autocast"] == began and len(found["history"]) == 2
@@ -418,7 +418,7 @@ def test_a_run_goes_on_as_it_began_on_a_machine_with_other_instructions(
 
 
 def test_a_checkpoint_of_another_recipe_is_still_refused(sixteen, tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "has_bfloat16", lambda device: False)
+    monkeypatch.setattr(devices, "has_bfloat16", lambda device: False)
     monkeypatch.setattr(runs, "save", lambda *a: (_ for _ in ()).throw(OSError("full")))
     with pytest.raises(OSError, match="full"):
         record("tiny-one-seed0")  # its checkpoint stays
@@ -487,7 +487,7 @@ def test_a_full_run_goes_on_from_its_checkpoint_in_the_folder_that_the_switch_na
         return evaluate(*arguments, **options)
 
     monkeypatch.setattr(train, "evaluate", recycled)
-    monkeypatch.setattr(train, "default_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(devices, "default_device", lambda: torch.device("cpu"))
     runs.use("full", folder=tmp_path / "drive")
     with pytest.raises(KeyboardInterrupt):
         runs.obtain("tiny-one")
