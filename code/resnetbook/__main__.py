@@ -2,6 +2,7 @@
 
 import argparse
 import codecs
+import dataclasses
 import json
 import pathlib
 import sys
@@ -31,7 +32,27 @@ def _print_epoch(entry: dict) -> None:
     tqdm.write(line, file=sys.stdout)
 
 
+def _show(name: str) -> None:
+    """An experiment with all that it leaves to defaults."""
+    if name in runs.EXPERIMENTS:
+        experiment, seeds = runs.EXPERIMENTS[name], f"seeds 0 to {runs.EXPERIMENTS[name].seeds - 1}"
+    else:
+        _, experiment, seed = runs.experiment_of(name)
+        seeds = f"seed {seed}"
+    kept = dataclasses.asdict(experiment)
+    parts = {"model": kept.pop("model"), "recipe": kept.pop("recipe")}
+    print(f"{name}, {seeds}: {kept.pop('about')}")
+    for title, fields in {**parts, "images, seeds and what is kept": kept}.items():
+        print(f"{title}:")
+        for field, value in fields.items():
+            print(f"  {field:20}{value}")
+
+
 def _train(arguments: argparse.Namespace) -> None:
+    if arguments.show and arguments.names:
+        for name in arguments.names:
+            _show(name)
+        return
     if arguments.list or not arguments.names:
         for name, experiment in runs.EXPERIMENTS.items():
             print(f"{name}-seed0 … seed{experiment.seeds - 1}: {experiment.about}")
@@ -138,6 +159,7 @@ def main(argv: list[str] | None = None) -> int:
     command = commands.add_parser("train", help="train recorded runs again, and write their records")
     command.add_argument("names", nargs="*", help="such as source-recipe-seed0")
     command.add_argument("--list", action="store_true", help="list what can be trained")
+    command.add_argument("--show", action="store_true", help="print the model and the recipe of each name")
     command.add_argument("--again", action="store_true", help="train even what is recorded already")
     command.add_argument("--device", help="cpu, cuda or mps (default: the best there is)")
     command.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's choice)")

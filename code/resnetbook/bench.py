@@ -547,7 +547,7 @@ def measure(
         raise ValueError(f"{most} batches of {batch_size:,} are more than the {available:,} training images")
     if profile and (chosen.type != "cpu" or min(steps.values()) < 3):
         raise ValueError("a profile needs the CPU (--device cpu) and turns of at least 3 steps")
-    source = runs._source()  # before the run: what is edited while it computes did not take part
+    source = runs.source()  # before the run: what is edited while it computes did not take part
     loaded = data.fashion_mnist()
     low = _low_precision(chosen)
     result = {

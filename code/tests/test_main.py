@@ -1,5 +1,6 @@
 """The command line, as a reader uses it."""
 
+import dataclasses
 import io
 import os
 import re
@@ -14,7 +15,8 @@ import torch
 
 from resnetbook import data, parallel, runs
 from resnetbook.__main__ import main
-from resnetbook.train import Recipe
+from resnetbook.experiments import EXPERIMENTS
+from resnetbook.recipe import Recipe
 
 COMMANDS = ("data", "train", "notebooks", "bench")
 
@@ -39,7 +41,7 @@ def test_help_names_every_command(capsys):
     ("command", "options"),
     [
         ("data", ["--root", "--offline"]),
-        ("train", ["--list", "--again", "--device", "--threads", "--root"]),
+        ("train", ["--list", "--show", "--again", "--device", "--threads", "--root"]),
         ("notebooks", ["--check"]),
         ("bench", ["--side", "--batch-size", "--batches", "--rounds", "--device", "--profile", "--json"]),
     ],
@@ -168,6 +170,30 @@ def test_train_lists_what_can_be_trained(tiny, capsys):
     for arguments in (["train", "--list"], ["train"]):
         assert main(arguments) == 0
         assert capsys.readouterr().out == "tiny-one-seed0 … seed1: Small enough for a test.\n"
+
+
+@pytest.mark.parametrize("name", ["ablation-6-shift", "degradation-plain-56-seed3"])
+def test_train_shows_the_model_and_the_recipe_with_their_defaults(capsys, monkeypatch, name):
+    monkeypatch.setattr(runs, "record", lambda *a, **k: pytest.fail("trained"))
+    assert main(["train", "--show", name]) == 0
+    head, *lines = capsys.readouterr().out.splitlines()
+    experiment = EXPERIMENTS[name.removesuffix("-seed3")]
+    seeds = "seed 3" if name.endswith("-seed3") else "seeds 0 to 4"
+    assert head == f"{name}, {seeds}: {experiment.about}"
+    shown: dict[str, dict[str, str]] = {}
+    title = ""
+    for line in lines:
+        if line.startswith("  "):
+            field, value = line.split()
+            shown[title][field] = value
+        else:
+            title = line.removesuffix(":")
+            shown[title] = {}
+    assert shown["model"] == {field: str(value) for field, value in experiment.model.items()}
+    recipe = dataclasses.asdict(experiment.recipe)
+    assert shown["recipe"] == {field: str(value) for field, value in recipe.items()}
+    assert shown["images, seeds and what is kept"]["held_out"] == str(experiment.held_out)
+    assert "no run 'ablation-6': say EXPERIMENT-seedN" in fails(capsys, "train", "--show", "ablation-6")
 
 
 def test_train_records_once_and_again_on_request(tiny, capsys):
