@@ -156,7 +156,7 @@ _WORDS: dict[str, Callable[..., str]] = {
     "warmup_steps": lambda steps: f"warm-up over {_count(steps, 'step')}",
     "label_smoothing": lambda share: f"label smoothing {share}",
     "initialization": lambda _: "Xavier initialization",
-    "normalize": lambda _: "pixels from 0 to 1, not normalized",
+    "normalize": lambda _: "pixels from 0 to 1 (not normalized)",
     "resize": lambda side: f"images resized to {side}×{side}",
     "flip": lambda _: "half of the training images mirrored",
     "shift": lambda pixels: f"training images shifted by up to {_count(pixels, 'pixel')}",

@@ -121,6 +121,16 @@ def load_seeds(experiment: str, folder: Path | None = None) -> list[dict]:
     return sorted((load(name, folder) for name in found), key=lambda record: record["seed"])
 
 
+def by_experiment(folder: Path | None = None) -> dict[str, list[dict]]:
+    """Load every record, by experiment, each in order of the seed; other files in the folder do not matter.
+
+    Raises:
+        ValueError: if a file is named as a record and holds none.
+    """
+    experiments = dict.fromkeys(name.rpartition("-seed")[0] for name in names(folder))
+    return {experiment: load_seeds(experiment, folder) for experiment in experiments if experiment}
+
+
 def load_logits(name: str, folder: Path | None = None) -> np.ndarray:
     """Test logits of a record, float16 ``(num_test, num_classes)``; the book's have all 10,000.
 

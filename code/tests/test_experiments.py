@@ -67,3 +67,12 @@ def test_like_changes_what_is_named_and_nothing_else():
         like(base, learning_rate=0.1)
     with pytest.raises(ValueError, match="lr must be a positive number"):
         like(base, lr=0)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_is_told_in_words(name):
+    experiment = EXPERIMENTS[name]
+    recipe, model = experiment.recipe.in_words(), models.in_words(experiment.model)
+    assert f"{experiment.recipe.num_epochs} epoch" in recipe and str(experiment.recipe.lr) in recipe
+    # No option is without words of its own: those would be listed as they are.
+    assert not re.search("_|None|False|True", recipe + model)

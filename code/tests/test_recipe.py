@@ -86,3 +86,42 @@ def test_a_recipe_comes_back_from_its_dictionary():
         Recipe.from_dict({"lr": 0.1, "learning_rate": 0.1})
     with pytest.raises(dataclasses.FrozenInstanceError):
         recipe.lr = 1.0
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"num_epochs": 1}, "1 epoch of SGD, batches of 128, learning rate 0.1"),
+        ({"batch_size": 64}, "10 epochs of SGD, batches of 64"),
+        ({"accumulate": 4}, "each batch in 4 parts"),
+        ({"lr": 0.05}, "learning rate 0.05 (falling to 0 along a cosine)"),
+        ({"momentum": 0.0}, "no momentum"),
+        ({"nesterov": True}, "Nesterov"),
+        ({"weight_decay": 0.0}, "no weight decay"),
+        ({"schedule": "onecycle"}, "learning rate 0.1 (one cycle)"),
+        ({"warmup_steps": 1_407}, "warm-up over 1,407 steps"),
+        ({"label_smoothing": 0.1}, "label smoothing 0.1"),
+        ({"initialization": "xavier"}, "Xavier initialization"),
+        ({"normalize": False}, "not normalized"),
+        ({"resize": 96}, "images resized to 96×96"),
+        ({"flip": True}, "half of the training images mirrored"),
+        ({"shift": 1}, "shifted by up to 1 pixel"),
+        ({"erase": 0.5}, "hidden with probability 0.5"),
+        ({"ema": 0.9}, "moving average of the weights with decay 0.9"),
+        ({"flip_test": True}, "mirror image"),
+        ({"channels_last": True}, "channels-last memory"),
+        ({"autocast": "bfloat16"}, "bfloat16"),
+    ],
+)
+def test_what_differs_from_the_default_is_said(options, words):
+    plain, told = Recipe().in_words(), Recipe(**options).in_words()
+    assert words in told and words not in plain
+    # Nothing else is: the parts are those of the default, but for one.
+    assert len(set(told.rstrip(".").split(", ")) - set(plain.rstrip(".").split(", "))) == 1
+
+
+def test_the_words_know_every_field():
+    """A new field needs words."""
+    (mark,) = [m for m in test_what_differs_from_the_default_is_said.pytestmark if m.name == "parametrize"]
+    tried = {name for options, _ in mark.args[1] for name in options}
+    assert tried == {field.name for field in dataclasses.fields(Recipe)}
