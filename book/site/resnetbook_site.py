@@ -359,7 +359,8 @@ class Accuracy(SphinxRole):
 
 
 # ---------------------------------------------------------------------------------------------------
-# Addresses
+# Addresses. MyST's url schemes could serve links, but not the address in a block of code, and each of them
+# would repeat it.
 
 
 def _addresses(app: Sphinx) -> dict[str, str]:

@@ -254,19 +254,25 @@ def record(
         result["hardware"]["processes"] = fabric.world_size
         if not fabric.is_global_zero:
             return result
+    _store(result, test.logits if experiment.keep_logits else None, folder, checkpoint)
+    return result
+
+
+def _store(result: dict, logits: torch.Tensor | None, folder: Path, checkpoint: Path) -> None:
+    """Write a record and its logits; then the checkpoint has done its work."""
     try:
-        if experiment.keep_logits:
-            _write(folder / f"{name}.safetensors", pack({"test_logits": test.logits.half().numpy()}))
+        if logits is not None:
+            packed = pack({"test_logits": logits.half().numpy()})
+            _write(folder / f"{result['name']}.safetensors", packed)
         save(result, folder)
     except OSError as error:
         raise OSError(
-            f"cannot write the record of {name} into {folder}: {error}. The training is not lost: make room "
-            f"there, and run the same again; it goes on from {checkpoint}"
+            f"cannot write the record of {result['name']} into {folder}: {error}. The training is not lost: "
+            f"make room there, and run the same again; it goes on from {checkpoint}"
         ) from error
     # With what a kill in the middle of writing left beside it.
     for path in (checkpoint, *checkpoint.parent.glob(f"{checkpoint.name}.*.tmp")):
         path.unlink(missing_ok=True)
-    return result
 
 
 def obtain(experiment: str, folder: str | Path | None = None) -> Path:
