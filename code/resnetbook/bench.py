@@ -51,7 +51,9 @@ def table(result: dict) -> str:
         lines += _wrapped("GLIBC_TUNABLES: " + setting.replace("glibc.malloc.", "").replace(":", ", "))
     for precision, entry in result["peaks"].items():
         speed = entry["flops_per_second"] / 1e9
-        lines += _wrapped(f"peak, {precision}: {speed:,.0f} GFLOP/s ({entry['kernel']}, {entry['shape']})")
+        lines += _wrapped(
+            f"fastest kernel, {precision}: {speed:,.0f} GFLOP/s ({entry['kernel']}, {entry['shape']})"
+        )
     for side, entry in result["sides"].items():
         head = f"{side}×{side}, turns of {entry['num_batches']} steps"
         lines += ["", f"{head:40}{'images/s':>9}{'ratio':>8}{'lowest':>8}{'highest':>8}{'MFU':>7}{'MFU*':>7}"]
@@ -67,8 +69,8 @@ def table(result: dict) -> str:
         lines += _wrapped(f"left out: {name} ({why})")
     lines += _wrapped(
         f"medians of {result['rounds']} rounds; ratios are to d2l's loop, round by round; MFU: share of the "
-        "peak of its precision, with 3 times the operations of a forward pass per step; MFU*: without "
-        "the multiplications by padding, which libraries skip"
+        "fastest kernel measured in its precision (not of a theoretical peak), with 3 times the operations "
+        "of a forward pass per step; MFU*: without the multiplications by padding, which libraries skip"
     )
     return "\n".join(lines)
 

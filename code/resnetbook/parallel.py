@@ -1,10 +1,13 @@
 """Several processes that train one model together, by Lightning Fabric; and one that trains alone.
 
 PyTorch's ``torchrun`` starts the processes and tells each its place through the environment:
-``torchrun --nproc-per-node 2 -m resnetbook train NAME``. Each process takes its share of every batch, and
-the gradients of the shares are averaged. A batch then holds the same images, augmented alike, as in one
-process. Only batch normalization differs: every process normalizes by its own share, and the running
-statistics are those of the first. Every process evaluates all that is evaluated.
+``torchrun --standalone --local-addr 127.0.0.1 --nproc-per-node 2 -m resnetbook train NAME``.
+Without ``--local-addr`` it goes by this machine's name, and hangs where that does not resolve.
+
+Each process takes its share of every batch, and the gradients of the shares are averaged. A batch then
+holds the same images, augmented alike, as in one process. Only batch normalization differs: every process
+normalizes by its own share, and the running statistics are those of the first. Every process evaluates
+all that is evaluated.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from resnetbook import devices
 from resnetbook._arguments import check_whole
 from resnetbook.checkpoint import Checkpoint, TrainingState
+from resnetbook.devices import has_bfloat16 as has_bfloat16  # pages ask for it here
 from resnetbook.parallel import OneProcess, advice_to_resume, parts_of_batch, share_statistics
 from resnetbook.probes import evaluation_mode
 from resnetbook.recipe import Recipe

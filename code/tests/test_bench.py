@@ -559,55 +559,6 @@ def test_what_is_recorded_loads_and_prints():
         results.load("nothing")
 
 
-def test_what_chapter_10_says_of_the_recorded_result_is_so():
-    result = results.load("cpu")
-    ratios = {
-        side: [entry["ratios"] for entry in found["contestants"].values()]
-        for side, found in result["sides"].items()
-    }
-    assert result["rounds"] == 5  # "the median of five turns"
-    for side in ("96", "28"):
-        _, float32, channels_last, bfloat16, compiled = ratios[side]
-        assert min(channels_last) > 1.1  # "by a tenth or more in every round"
-        assert 1.17 < statistics.median(channels_last) < 1.2  # "by nearly a fifth"
-        assert all(c < b for b, c in zip(bfloat16, compiled, strict=True))  # "in every round ... slower"
-    float32, bfloat16 = ratios["96"][1], ratios["96"][3]
-    assert 0.82 < min(float32) < 0.85 and 1.12 < max(float32) < 1.15  # "a sixth slower", "an eighth faster"
-    assert statistics.median(float32) < 1.05
-    assert 1.9 < statistics.median(bfloat16) / statistics.median(float32) < 2.1  # "about right"
-    float32, bfloat16 = ratios["28"][1], ratios["28"][3]
-    assert 1.08 < min(float32) and 1.05 < statistics.median(float32) < 1.15  # "a tenth faster in every round"
-    assert max(bfloat16) < 1.7  # "wrong at 28×28"
-
-    for side, found in result["sides"].items():
-        profiles = [profile["seconds_per_image"] for profile in found["profile"].values()]
-        d2l, float32, bfloat16 = profiles
-        convolutions = [parts["convolution, forward"] + parts["convolution, backward"] for parts in profiles]
-        for parts, seconds in zip(profiles[1:], convolutions[1:], strict=True):
-            assert seconds > 0.8 * sum(parts.values())  # "more than four fifths"
-            assert parts["convolution, backward"] > sum(parts.values()) / 2  # "more than half of a step"
-        for parts in profiles:  # the figure's alternative text: "about twice as long ..., or longer"
-            assert parts["convolution, backward"] > 1.9 * parts["convolution, forward"]
-        if side == "96":
-            assert 0.5 < convolutions[2] / convolutions[1] < 0.56  # "little more than half"
-        else:
-            assert 0.4 < bfloat16["convolution, forward"] / float32["convolution, forward"] < 0.56
-            assert 0.78 < bfloat16["convolution, backward"] / float32["convolution, backward"] < 0.85
-        # "in proportion most in batch norm and ReLU"; "one and a half to two times as long"
-        slower = {part: d2l[part] / float32[part] for part in results.GROUPS[:4]}
-        written = [slower.pop("batch norm"), slower.pop("activation, pooling, addition")]
-        assert max(slower.values()) < min(written) and 1.45 < min(written) and max(written) < 2.15
-        for number, (name, profile) in enumerate(found["profile"].items()):
-            seconds = [turn / result["batch_size"] for turn in profile["turns"]]
-            race = 1 / found["contestants"][name]["median"]
-            if number == 0:  # d2l's "takes longer, by a different amount in each turn"
-                assert min(seconds) > 1.04 * race and max(seconds) > 1.2 * min(seconds)
-            else:  # "about as long"
-                assert 0.96 * race < min(seconds) and max(seconds) < 1.06 * race
-    peaks = {precision: found["flops_per_second"] for precision, found in result["peaks"].items()}
-    assert 1.8 < peaks["bfloat16"] / peaks["float32"] < 2.2  # "about twice as much"
-
-
 def test_results_are_no_records_of_training_runs():
     assert not set(results.recorded()) & set(runs.names())
     assert results.RECORDS.parent == runs.RECORDS

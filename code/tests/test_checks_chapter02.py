@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,9 @@ import pytest
 import torch
 from conftest import fails, page_solutions
 from torch import nn
+from torch.nn import functional as F
 
-from resnetbook import checks, models, probes, runs
+from resnetbook import checks, compare, models, probes, runs
 
 NOTEBOOK = Path(__file__).parents[2] / "book" / "02_degradation.ipynb"
 CHECKS = [
@@ -77,13 +79,15 @@ def parameters(
     conv_bias=0,
     images=1,
     wider=0,
+    window=9,
+    extra=0,
 ):
     n = (depth - 2) // 6 + blocks
-    total, channels = (9 * images + stem + conv_bias) * width, width
+    total, channels = (window * images + stem + conv_bias) * width, width
     for i in range(3):
         out = width * 2 ** (i + wider) if doubles else width
-        total += (9 * (first or channels) + norms + conv_bias) * out
-        total += (n * per_block - 1) * (9 * out + norms + conv_bias) * out
+        total += (window * (first or channels) + norms + conv_bias) * out
+        total += (n * per_block - 1 + extra) * (window * out + norms + conv_bias) * out
         total += (channels + 2) * out * a * (i > 0)
         channels = out
     return total + (channels + bias) * 10
@@ -91,8 +95,27 @@ def parameters(
 
 def test_another_right_count_passes(capsys):
     checks.network_parameters(parameters)
-    checks.network_parameters(lambda depth, width: torch.tensor(parameters(depth, width)))
-    assert capsys.readouterr().out.count("Right") == 2
+    kinds = (
+        float,
+        Fraction,
+        np.int32,
+        np.float64,
+        np.array,
+        torch.tensor,
+        lambda count: torch.tensor([count]),
+    )
+    for kind in kinds:
+        checks.network_parameters(lambda depth, width, kind=kind: kind(parameters(depth, width)))
+    assert capsys.readouterr().out.count("Right") == 1 + len(kinds)
+
+
+def built(depth, width):
+    return probes.count_parameters(models.cifar_resnet(depth, width=width, in_channels=1))
+
+
+def built_layer_by_layer(depth, width):
+    stem = nn.Conv2d(1, width, 3, bias=False)
+    return parameters(depth, width) - 9 * width + stem.weight.numel()
 
 
 def first_reads_own(depth, width):
@@ -122,7 +145,14 @@ def first_reads_own(depth, width):
         (lambda d, w: parameters(d, w) + 15 * 4 * w * 10, "the mean of its 4×4 map"),
         (lambda d, w: parameters(d, 16), "argument `width`"),
         (lambda d, w: parameters(d, w) + 1, "each layer with its numbers"),
-        (lambda d, w: parameters(d, w) / 1, "whole number"),
+        (lambda d, w: parameters(d, w, window=3), "nine weights for each pair of channels, not three"),
+        (lambda d, w: parameters(d, w, window=1), "nine weights for each pair of channels, not one"),
+        (lambda d, w: parameters(d, w, extra=1), "one convolution too many in each stage"),
+        (lambda d, w: parameters(8, w), "argument `depth`"),
+        (lambda d, w: parameters(d, w) + 0.5, "whole number"),
+        (lambda d, w: np.array(parameters(d, w)).astype(np.int16), "gives"),  # it overflows
+        (built, "a network|asks for a formula"),
+        (built_layer_by_layer, "a Conv2d was built.*asks for a formula"),
     ],
 )
 def test_wrong_network_parameters(function, message):
@@ -167,7 +197,39 @@ def test_another_right_gap_passes(capsys):
     checks.degradation_gap(lambda s, d: gap_by_numpy(s, d, np.float32))
     checks.degradation_gap(lambda s, d: np.array(gap(s, d), dtype=object))
     checks.degradation_gap(lambda s, d: [None if v is None else np.array(v) for v in gap(s, d)])
-    assert capsys.readouterr().out.count("Right") == 6
+    checks.degradation_gap(lambda s, d: [None if v is None else Fraction(v) for v in gap(s, d)])
+    checks.degradation_gap(gap_by_the_book)
+    assert capsys.readouterr().out.count("Right") == 8
+
+
+def gap_by_the_book(shallow, deep):
+    found = compare.unpaired_difference(shallow, deep)
+    return found.mean, found.error if math.isfinite(found.error) else None
+
+
+def sorted_in_place(shallow, deep):
+    shallow.sort()
+    return gap(shallow, deep)
+
+
+def emptied(shallow, deep):
+    total, count = 0.0, len(deep)
+    result = gap(shallow, deep)
+    while deep:
+        total += deep.pop()
+    return total / count - statistics.fmean(shallow), result[1]
+
+
+def pair_error(shallow, deep):
+    if min(len(shallow), len(deep)) < 2:
+        return gap(shallow, deep)
+    pairs = [b - a for a, b in zip(shallow, deep, strict=False)]
+    return gap(shallow, deep)[0], statistics.stdev(pairs) / math.sqrt(len(pairs))
+
+
+def one_list(shallow, deep):
+    both = shallow + deep
+    return gap(shallow, deep, error=lambda v, n: statistics.stdev(both) / math.sqrt(len(both)))
 
 
 def by_pairs(shallow, deep):
@@ -202,7 +264,7 @@ def reversed_gap(shallow, deep):
         (lambda s, d: (abs(gap(s, d)[0]), gap(s, d)[1]), "keep the sign"),
         (lambda s, d: (max(d) - min(s), gap(s, d)[1]), "compare the means"),
         (lambda s, d: (min(d) - min(s), gap(s, d)[1]), "compare the means"),
-        (lambda s, d: (sum(d) - sum(s), gap(s, d)[1]), "its own number of seeds|keep the sign|means"),
+        (lambda s, d: (sum(d) - sum(s), gap(s, d)[1]), "its own number of seeds"),
         (lambda s, d: (max(d) - max(s), gap(s, d)[1]), "compare the means"),
         (lambda s, d: (statistics.median(d) - statistics.median(s), gap(s, d)[1]), "medians"),
         (lambda s, d: (gap(s, d)[0] / statistics.fmean(s), gap(s, d)[1]), "do not divide by the shallow"),
@@ -232,6 +294,40 @@ def reversed_gap(shallow, deep):
             "variances add up",
         ),
         (lambda s, d: gap(s, d, error=lambda v, n: 1.0), "take the root"),
+        # Divided once more, in all the ways one may.
+        (
+            lambda s, d: gap(s, d, error=lambda v, n: math.sqrt(v[0] / n[0] ** 2 + v[1] / n[1] ** 2)),
+            "once more",
+        ),
+        (
+            lambda s, d: gap(s, d, error=lambda v, n: math.sqrt((v[0] / n[0] + v[1] / n[1]) / sum(n))),
+            "once more, by the number of all seeds",
+        ),
+        (
+            lambda s, d: gap(s, d, error=lambda v, n: math.sqrt((v[0] / n[0] + v[1] / n[1]) / 2)),
+            "the mean of the two",
+        ),
+        (
+            lambda s, d: gap(s, d, error=lambda v, n: math.sqrt(v[0] / (n[0] - 1) + v[1] / (n[1] - 1))),
+            "n - 1 stands in the variance already",
+        ),
+        (
+            lambda s, d: gap(
+                s, d, error=lambda v, n: math.sqrt(math.sqrt(v[0]) / n[0] + math.sqrt(v[1]) / n[1])
+            ),
+            "standard deviations under the root",
+        ),
+        (lambda s, d: gap(s, d, error=lambda v, n: math.sqrt(v[0] / n[1] + v[1] / n[0])), "other side's n"),
+        (
+            lambda s, d: gap(s, d, variance=statistics.pvariance, error=lambda v, n: math.sqrt(sum(v))),
+            "spread of single runs, and with the divisor n",
+        ),
+        (pair_error, "lists are not pairs"),
+        (one_list, "over both lists thrown together"),
+        (lambda s, d: (round(gap(s, d)[0], 3), gap(s, d)[1]), "it is rounded"),
+        (lambda s, d: (gap(s, d)[0] / (gap(s, d)[1] or 1), gap(s, d)[1]), "side by side"),
+        (sorted_in_place, "changes its own argument shallow"),
+        (emptied, "changes its own argument deep"),
         (lambda s, d: gap(s, d, single=0.0), "not a spread of 0"),
         (lambda s, d: gap(s, d, single=math.nan), "return None"),
         (lambda s, d: (gap(s, d)[0], None), "both sides have several values"),
@@ -259,9 +355,84 @@ def norms(
 
 def test_other_right_norms_pass(capsys):
     checks.gradient_norms(norms)
-    checks.gradient_norms(probes.gradient_norms)
-    checks.gradient_norms(lambda m, loss: {n: torch.tensor(v) for n, v in norms(m, loss).items()})
-    assert capsys.readouterr().out.count("Right") == 3
+    checks.gradient_norms(by_autograd)
+    checks.gradient_norms(one_by_one)
+    checks.gradient_norms(with_hooks)
+    for kind in (torch.tensor, np.float32, np.array, Fraction):
+        checks.gradient_norms(lambda m, loss, kind=kind: {n: kind(v) for n, v in norms(m, loss).items()})
+    assert capsys.readouterr().out.count("Right") == 8
+
+
+def weights_of(model):
+    return {name: m.weight for name, m in model.named_modules() if isinstance(m, LAYERS)}
+
+
+def by_autograd(model, loss, **options):
+    weights = weights_of(model)
+    found = torch.autograd.grad(loss, list(weights.values()), **options)
+    return {name: grad.norm() for name, grad in zip(weights, found, strict=True)}
+
+
+def one_by_one(model, loss):
+    weights = weights_of(model).items()
+    return {n: torch.autograd.grad(loss, w, retain_graph=True)[0].norm().item() for n, w in weights}
+
+
+def with_hooks(model, loss, remove=True):
+    found = {}
+    handles = [
+        weight.register_hook(lambda grad, name=name: found.update({name: grad.norm().item()}))
+        for name, weight in weights_of(model).items()
+    ]
+    loss.backward()
+    if remove:
+        for handle in handles:
+            handle.remove()
+    return {name: found[name] for name in weights_of(model)}
+
+
+def only_convolutions_cleared(model, loss):
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.weight.grad = None
+    return norms(model, loss, clear=False)
+
+
+def only_the_linear_layer_cleared(model, loss):
+    model.fc.zero_grad()
+    return norms(model, loss, clear=False)
+
+
+def only_the_first_stage_is_old(model, loss):
+    """Old gradients of the first stage are put back after backward()."""
+    old = {n: w.grad.clone() for n, w in weights_of(model.layer1).items() if w.grad is not None}
+    found = norms(model, loss)
+    return found | {f"layer1.{name}": grad.norm().item() for name, grad in old.items()}
+
+
+def called_again(model, loss):
+    F.cross_entropy(model(torch.randn(2, 1, 8, 8)), torch.tensor([0, 1]))
+    return norms(model, loss)
+
+
+def left_in(mode):
+    def function(model, loss):
+        model.train(mode)
+        return norms(model, loss)
+
+    return function
+
+
+def frozen_afterwards(model, loss):
+    found = norms(model, loss)
+    model.requires_grad_(False)
+    return found
+
+
+def no_more_gradients(model, loss):
+    found = norms(model, loss)
+    torch.set_grad_enabled(False)
+    return found
 
 
 def every_parameter(model, loss):
@@ -353,10 +524,24 @@ def with_a_step(model, loss):
         (lambda m, loss: list(norms(m, loss).values()), "return a dict"),
         (lambda m, loss: {n: "large" for n in norms(m, loss)}, "must be a number"),
         (with_a_step, "take no step"),
+        (only_convolutions_cleared, "'fc'.*an old gradient was added to it.*1 of 8 layers"),
+        (only_the_linear_layer_cleared, "an old gradient was added to it.*model.zero_grad"),
+        (only_the_first_stage_is_old, "this is an old gradient.*clear the gradients of all layers"),
+        (lambda m, loss: norms(m, loss) | {"fc": 1.5}, "all others are right. Treat the linear layer"),
+        (called_again, "running statistics.*do not call the model again"),
+        (left_in(True), "left in another mode"),
+        (left_in(False), "left in another mode"),
+        (frozen_afterwards, "requires_grad is not what it was"),
+        (no_more_gradients, "records no gradients at all"),
+        (lambda m, loss: with_hooks(m, loss, remove=False), "a hook is left behind"),
+        (lambda m, loss: by_autograd(m, loss, create_graph=True), "still part of a graph"),
+        (probes.gradient_norms, "the book's own probes.gradient_norms"),
+        (lambda m, loss: dict(probes.gradient_norms(m, loss)), "the book's own probes.gradient_norms"),
     ],
 )
 def test_wrong_gradient_norms(function, message):
     fails(checks.gradient_norms, function, message)
+    assert torch.is_grad_enabled()
 
 
 # ---- dirac_kernel
@@ -382,7 +567,26 @@ def dirac_by_eye(channels):
 def test_another_right_kernel_passes(capsys):
     checks.dirac_kernel(dirac)
     checks.dirac_kernel(dirac_by_eye)
-    assert capsys.readouterr().out.count("Right") == 2
+    checks.dirac_kernel(lambda c: F.pad(torch.eye(c)[:, :, None, None], (1, 1, 1, 1)))
+    assert capsys.readouterr().out.count("Right") == 3
+
+
+def dirac_by_bytes(channels):
+    """An index in a byte begins again at 256."""
+    kernel = torch.zeros(channels, channels, 3, 3)
+    index = torch.from_numpy(np.arange(channels).astype(np.uint8)).long()
+    kernel[torch.arange(channels), index, 1, 1] = 1
+    return kernel
+
+
+def dirac_of_torch(channels):
+    return nn.init.dirac_(torch.empty(channels, channels, 3, 3))
+
+
+def dirac_under_another_name(channels, init=nn.init.dirac_):
+    kernel = torch.zeros(channels, channels, 3, 3)
+    init(kernel)
+    return kernel
 
 
 @pytest.mark.parametrize(
@@ -404,6 +608,10 @@ def test_another_right_kernel_passes(capsys):
         (lambda c: torch.eye(3), "has the shape"),
         (lambda c: dirac(c).long(), "weights are float32"),
         (lambda c: dirac(c).numpy(), "return a tensor"),
+        (lambda c: dirac(c).double(), "weights are float32"),
+        (dirac_by_bytes, r"dirac_kernel\(300\).*taken twice"),
+        (dirac_of_torch, "right, but nn.init.dirac_ has made it"),
+        (dirac_under_another_name, "right, but nn.init.dirac_ has made it"),
     ],
 )
 def test_wrong_kernels(function, message):
@@ -413,63 +621,103 @@ def test_wrong_kernels(function, message):
 # ---- diagnose
 
 
-def diagnosis(shallow, deep, *, worse=float.__gt__, harm=float.__gt__, words=("degradation", "overfitting")):
-    if not harm(deep[1], shallow[1]):
-        return "neither"
-    return words[0] if worse(deep[0], shallow[0]) else words[1]
+def diagnosis(
+    training,
+    test,
+    *,
+    worse=lambda i: i[0] > 0,
+    better=lambda i: i[1] < 0,
+    harm=lambda i: i[0] > 0,
+    words=("degradation", "overfitting", "not clear", "neither"),
+):
+    if not harm(test):
+        return words[3]
+    if worse(training):
+        return words[0]
+    return words[1] if better(training) else words[2]
 
 
-def diagnosis_by_table(shallow, deep):
-    table = {(True, True): "degradation", (False, True): "overfitting"}
-    return table.get((deep[0] > shallow[0], deep[1] > shallow[1]), "neither")
+def diagnosis_by_table(training, test):
+    signs = [(low > 0) - (high < 0) for low, high in (training, test)]
+    table = {(1, 1): "degradation", (-1, 1): "overfitting", (0, 1): "not clear"}
+    return table.get(tuple(signs), "neither")
 
 
 def test_another_right_diagnosis_passes(capsys):
     checks.diagnose(diagnosis)
     checks.diagnose(diagnosis_by_table)
-    assert capsys.readouterr().out.count("Right") == 2
+    checks.diagnose(lambda training, test: np.str_(diagnosis(training, test)))
+    assert capsys.readouterr().out.count("Right") == 3
 
 
-def by_distance(shallow, deep):
-    if deep[1] - deep[0] > shallow[1] - shallow[0]:
-        return "overfitting"
-    return diagnosis(shallow, deep)
+def middle(interval):
+    return 0 if math.isinf(interval[0]) else statistics.fmean(interval)
 
 
-def by_distance_where_worse(shallow, deep):
-    if deep[1] <= shallow[1]:
+def by_distance(training, test):
+    if test[0] <= 0:
         return "neither"
-    return by_distance(shallow, deep)
+    return "overfitting" if middle(test) > middle(training) else "degradation"
 
 
-def overfitting_needs_a_smaller_training_error(shallow, deep):
-    return "neither" if deep[0] == shallow[0] else diagnosis(shallow, deep)
+def clear(interval):
+    return interval[0] > 0 or interval[1] < 0
+
+
+def tolerant(tolerance):
+    return lambda training, test: diagnosis(
+        training,
+        test,
+        worse=lambda i: i[0] > tolerance,
+        better=lambda i: i[1] < -tolerance,
+        harm=lambda i: i[0] > tolerance,
+    )
 
 
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (lambda s, d: diagnosis(s, d, words=("overfitting", "degradation")), "swapped the two words"),
-        (lambda s, d: "overfitting" if d[1] > s[1] else "neither", "test error alone"),
-        (lambda s, d: "degradation" if d[0] > s[0] else "neither", "training error alone"),
-        (by_distance, "distance from training to test"),
-        (lambda s, d: "degradation" if d[0] > s[0] else diagnosis(s, d), "test error first"),
-        (lambda s, d: "overfitting" if d[0] < s[0] else diagnosis(s, d), "does no harm"),
-        (lambda s, d: diagnosis(s, d, worse=float.__ge__), "equal training error"),
-        (lambda s, d: diagnosis(s, d, harm=float.__ge__), "equal test error"),
-        (lambda s, d: "neither", "one after the other"),
-        (lambda s, d: diagnosis(d, s), "The first pair is the shallow network's"),
-        (lambda s, d: diagnosis(s[::-1], d[::-1]), "training error first"),
-        (lambda s, d: "degradation" if d[0] > s[0] else "overfitting", "never says 'neither'"),
-        (lambda s, d: "overfitting" if d[1] > d[0] else "neither", "is the rule"),
-        (by_distance_where_worse, "distance from training to test"),
-        (overfitting_needs_a_smaller_training_error, "equal training error"),
-        # Right but for a tie in the test error; right but for a tolerance.
-        (lambda s, d: "degradation" if d[0] > s[0] and d[1] >= s[1] else diagnosis(s, d), "equal test error"),
-        (lambda s, d: diagnosis(s, d) if d[1] > s[1] + 0.005 else "neither", "one after the other"),
-        (lambda s, d: np.array([1, 2]), "one of the words"),
-        (lambda s, d: True, "one of the words"),
-        (lambda s, d: diagnosis(s, d) if d[1] > s[1] else None, "every branch"),
+        (
+            lambda a, b: diagnosis(a, b, words=("overfitting", "degradation", "not clear", "neither")),
+            "swapped the two words",
+        ),
+        (lambda a, b: "overfitting" if b[0] > 0 else "neither", "test error alone"),
+        (lambda a, b: diagnosis(a, b, harm=lambda i: True), "training error alone"),
+        (lambda a, b: "degradation" if a[0] > 0 else diagnosis(a, b), "test error first"),
+        (by_distance, "may grow more than the training error"),
+        (
+            lambda a, b: diagnosis((middle(a),) * 2, (middle(b),) * 2),
+            "What counts is the whole interval",
+        ),
+        (lambda a, b: diagnosis((middle(a),) * 2, b), "training error is judged by its middle"),
+        (lambda a, b: diagnosis(a, (middle(b),) * 2), "test error is judged by its middle"),
+        (lambda a, b: diagnosis((a[1],) * 2, (b[1],) * 2), "What counts is the whole interval"),
+        (lambda a, b: diagnosis(a, b, harm=lambda i: i[0] >= 0), "ends at 0"),
+        (lambda a, b: diagnosis(a, b, worse=lambda i: i[0] >= 0, better=lambda i: i[1] <= 0), "ends at 0"),
+        (
+            lambda a, b: diagnosis(a, b, words=("degradation", "overfitting", "overfitting", "neither")),
+            "it is 'not clear': the seeds",
+        ),
+        (
+            lambda a, b: diagnosis(a, b, words=("degradation", "overfitting", "degradation", "neither")),
+            "it is 'not clear': the seeds",
+        ),
+        (
+            lambda a, b: diagnosis(a, b, words=("degradation", "overfitting", "neither", "neither")),
+            "there is something to explain",
+        ),
+        (lambda a, b: "not clear" if not clear(b) else diagnosis(a, b), "nothing to explain: 'neither'"),
+        (lambda a, b: diagnosis(a, b, harm=clear), "clearly smaller does no harm"),
+        (lambda a, b: diagnosis(b, a), "The first interval is that of the training error"),
+        (lambda a, b: diagnosis((-a[1], -a[0]), (-b[1], -b[0])), "deep minus shallow"),
+        (tolerant(0.005), "no tolerance of your own"),
+        (tolerant(1e-6), "no tolerance of your own"),
+        (lambda a, b: "neither", "one after the other"),
+        (lambda a, b: diagnosis(a, b, worse=lambda i: i[0] > 1e-3), "one after the other"),
+        (lambda a, b: diagnosis(a, b).upper(), "one of the words"),
+        (lambda a, b: np.array([1, 2]), "one of the words"),
+        (lambda a, b: True, "one of the words"),
+        (lambda a, b: diagnosis(a, b) if b[0] > 0 else None, "every branch"),
     ],
 )
 def test_wrong_diagnoses(function, message):

@@ -1,6 +1,9 @@
 """Chapter 10's checks: right solutions of several styles pass, and each plausible mistake is named."""
 
 import math
+import random
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -171,6 +174,11 @@ def stay(self):
     self.good = 0
 
 
+def halve_whole(self):
+    self.scale //= 2
+    self.good = 0
+
+
 def back_to_the_start(self):
     self.scale, self.good = 1.0, 0
 
@@ -184,6 +192,7 @@ def back_to_the_start(self):
         ({"on_overflow": halve_only}, "overflow starts the count anew"),
         ({"on_overflow": stay}, "overflow halves the scale"),
         ({"on_overflow": back_to_the_start}, "Halve the scale once"),
+        ({"on_overflow": halve_whole}, "// 2 throws away the rest"),
         ({"divide": lambda self, g: None}, "divide them by the scale, in place"),
         ({"divide": divide_a_name}, "only the name"),
         ({"divide": divide_the_list}, "new tensors into the list.*still has the old ones"),
@@ -243,6 +252,26 @@ def test_other_ways_to_the_learning_rate_pass(capsys):
     passes(checks.scaled_lr, with_epochs, capsys)
 
 
+def divided_by_two(step, batch_size, steps):
+    rate = schedule(step, batch_size, steps, cuts=())
+    return rate * 0.5 ** sum(step >= cut * steps for cut in (30, 60, 80))
+
+
+def divided_early(step, batch_size, steps):
+    """Divides the starting rate, and not the full one, after the first cut."""
+    if step < 30 * steps:
+        return schedule(step, batch_size, steps)
+    return 0.1 * 0.1 ** sum(step >= cut * steps for cut in (30, 60, 80))
+
+
+@pytest.mark.parametrize(
+    "kind", [np.float32, np.float64, torch.tensor, lambda x: np.array([x]), Fraction, Decimal]
+)
+def test_a_rate_of_any_kind_is_a_number(kind, capsys):
+    passes(checks.scaled_lr, lambda *a: kind(schedule(*a)), capsys)
+    passes(checks.ring_seconds, lambda *a: kind(ring(*a)), capsys)
+
+
 @pytest.mark.parametrize(
     ("function", "message"),
     [
@@ -261,6 +290,23 @@ def test_other_ways_to_the_learning_rate_pass(capsys):
         (lambda *a: schedule(*a, cuts=(35, 65, 85)), "warm-up included"),
         (lambda *a: schedule(*a, cuts=()), "divisions by 10 are missing"),
         (lambda *a: schedule(*a, cuts=(30,)), "three times"),
+        (lambda *a: schedule(*a, cuts=(30, 60, 90)), "epoch 80: epoch 90 is after the end"),
+        (
+            lambda *a: schedule(*a, cuts=(30, 60)),
+            "The warm-up is right. After it comes the full rate.* so by 1,000 in all",
+        ),
+        (lambda *a: schedule(*a, cuts=(20, 40, 60)), "The warm-up is right. After it"),
+        (divided_by_two, "divided by 10, not by 2"),
+        (divided_early, "The warm-up is right. After it"),
+        (lambda s, b, n: schedule(s, b, 1), "step counts steps, not epochs: the warm-up"),
+        (
+            lambda s, b, n: schedule(s if s < 5 * n else s * n, b, n),
+            "step counts steps, not epochs: epoch 30",
+        ),
+        (
+            lambda s, b, n: max(schedule(s, b, n), 0.1) if s < 30 * n else schedule(s, b, n),
+            "full rate is below 0.1",
+        ),
         (lambda *a: schedule(*a, late=1), "compare with >="),
         (lambda s, b, n: min(schedule(s, b, n), b / 2560), "cut it off"),
         (lambda *a: 10 * schedule(*a), "on paper"),
@@ -369,7 +415,84 @@ def backward_on_the_total(model, images, labels, part_size):
     return total.item()
 
 
-@pytest.mark.parametrize("function", [accumulated, summed_then_divided, with_other_parts])
+def in_mode(mode, back=True):
+    """Right numbers, in a mode of the function's own choice."""
+
+    def function(model, images, labels, part_size):
+        before = {module: module.training for module in model.modules()}
+        model.train(mode)
+        loss = accumulated(model, images, labels, part_size)
+        if back:
+            for module, training in before.items():
+                module.training = training
+        return loss
+
+    return function
+
+
+def keeping_the_graphs(model, images, labels, part_size):
+    model.zero_grad()
+    losses = []
+    for x, y in zip(images.split(part_size), labels.split(part_size), strict=True):
+        loss = F.cross_entropy(model(x), y) * len(y) / len(labels)
+        loss.backward(retain_graph=True)
+        losses.append(loss)
+    return sum(loss.item() for loss in losses)
+
+
+LEFT = []
+
+
+def one_step_late(model, images, labels, part_size):
+    """Two parts are in memory at a time."""
+    model.zero_grad()
+    total, waiting = 0.0, None
+    for x, y in zip(images.split(part_size), labels.split(part_size), strict=True):
+        loss = F.cross_entropy(model(x), y) * len(y) / len(labels)
+        if waiting is not None:
+            waiting.backward()
+        waiting = loss
+        total += loss.item()
+    waiting.backward()
+    return total
+
+
+def keeping_the_last_graph(model, images, labels, part_size):
+    model.zero_grad()
+    total, LEFT[:] = 0.0, []
+    for x, y in zip(images.split(part_size), labels.split(part_size), strict=True):
+        LEFT[:] = [F.cross_entropy(model(x), y) * len(y) / len(labels)]
+        LEFT[0].backward(retain_graph=len(x) < part_size)
+        total += LEFT[0].item()
+    return total
+
+
+def losses_kept_without_memory(model, images, labels, part_size):
+    """The losses still know their graphs, but backward() has freed what these held."""
+    model.zero_grad()
+    total = 0.0
+    for x, y in zip(images.split(part_size), labels.split(part_size), strict=True):
+        loss = F.cross_entropy(model(x), y) * (len(y) / len(labels))
+        loss.backward()
+        total = total + loss
+    return total.item()
+
+
+def spoiling(which):
+    def function(model, images, labels, part_size):
+        loss = accumulated(model, images, labels, part_size)
+        if which == "images":
+            images.mul_(0)
+        else:
+            labels[:] = labels.sort().values.flip(0)
+        return loss
+
+    return function
+
+
+@pytest.mark.parametrize(
+    "function", [accumulated, summed_then_divided, with_other_parts, losses_kept_without_memory]
+)
 def test_right_accumulation(function, capsys):
     passes(checks.accumulate, function, capsys)
 
@@ -402,6 +525,15 @@ def test_right_accumulation(function, capsys):
         (cleared_at_the_end, "leave it alone after the last"),
         (backward_on_the_total, "count several times"),
         (lambda *a: 0.0, "never called"),
+        (in_mode(False, back=False), "left in another mode"),
+        (in_mode(True, back=False), "left in another mode.*call neither train"),
+        (in_mode(False), "go through a network in another mode"),
+        (in_mode(True), "go through a network in another mode"),
+        (keeping_the_graphs, "memory of a part is still held.*retain_graph"),
+        (keeping_the_last_graph, "memory of a part is still held.*at the end"),
+        (one_step_late, "memory of a part is still held.*too late"),
+        (spoiling("images"), "changes its own argument images"),
+        (spoiling("labels"), "changes its own argument labels"),
     ],
 )
 def test_wrong_accumulation(function, message, capsys):
@@ -440,6 +572,59 @@ def rotating(order, batch_size, rank, num_ranks):
 @pytest.mark.parametrize("function", [strided, contiguous, as_lists, rotating])
 def test_right_shares(function, capsys):
     passes(checks.shares, function, capsys)
+
+
+def of_numbers_from_numpy(order, batch_size, rank, num_ranks):
+    return [[np.int64(i) for i in share] for share in strided(order, batch_size, rank, num_ranks)]
+
+
+def of_scalars(order, batch_size, rank, num_ranks):
+    return [list(share) for share in strided(order, batch_size, rank, num_ranks)]
+
+
+def of_int32(order, batch_size, rank, num_ranks):
+    return [share.int() for share in strided(order, batch_size, rank, num_ranks)]
+
+
+@pytest.mark.parametrize("function", [of_numbers_from_numpy, of_scalars, of_int32])
+def test_shares_of_any_kind_that_picks_images_are_right(function, capsys):
+    passes(checks.shares, function, capsys)
+
+
+def shuffled_by_itself(order, batch_size, rank, num_ranks):
+    return strided(order[torch.randperm(len(order))], batch_size, rank, num_ranks)
+
+
+def shuffled_by_python(order, batch_size, rank, num_ranks):
+    numbers = order.tolist()
+    random.shuffle(numbers)
+    return strided(torch.tensor(numbers), batch_size, rank, num_ranks)
+
+
+def shuffled_in_each_batch(order, batch_size, rank, num_ranks):
+    batches = order.split(batch_size)
+    return [batch[torch.randperm(len(batch))][rank::num_ranks] for batch in batches]
+
+
+def shuffled_by_a_seed_of_the_rank(order, batch_size, rank, num_ranks):
+    generator = torch.Generator().manual_seed(rank)
+    return strided(order[torch.randperm(len(order), generator=generator)], batch_size, rank, num_ranks)
+
+
+def shuffled_by_one_seed(order, batch_size, rank, num_ranks):
+    generator = torch.Generator().manual_seed(0)
+    return strided(order[torch.randperm(len(order), generator=generator)], batch_size, rank, num_ranks)
+
+
+def overlapping(order, batch_size, rank, num_ranks):
+    return [batch[rank : rank + len(batch) // num_ranks] for batch in order.split(batch_size)]
+
+
+def sorting_in_place(order, batch_size, rank, num_ranks):
+    found = [share.clone() for share in strided(order, batch_size, rank, num_ranks)]
+    order.sort()
+    order[:] = order.sort().values
+    return found
 
 
 def padded(order, batch_size, rank, num_ranks):
@@ -501,7 +686,21 @@ def last_takes_the_rest(order, batch_size, rank, num_ranks):
         (lambda order, b, r, n: strided(order.flip(0), b, r, n), "Cut the batches first"),
         (places_in_batch, "take the numbers out of `order`"),
         (neighbours_rounded_up, "differ by one at most"),
-        (lambda order, b, r, n: [s.float() for s in strided(order, b, r, n)], "no whole numbers"),
+        (lambda order, b, r, n: [s.float() for s in strided(order, b, r, n)], "type float32.*as `order` has"),
+        (lambda order, b, r, n: [s.to(torch.uint8) for s in strided(order, b, r, n)], "type uint8.*overflow"),
+        (lambda order, b, r, n: [s.to(torch.int8) for s in strided(order, b, r, n)], "type int8.*overflow"),
+        (
+            lambda order, b, r, n: [s.to(torch.int8).long() for s in strided(order, b, r, n)],
+            "300 images.*there is no image -",
+        ),
+        (lambda order, b, r, n: [(s + 0.5).tolist() for s in strided(order, b, r, n)], "no whole numbers"),
+        (shuffled_by_itself, "draws random numbers.*each rank shuffles for itself"),
+        (shuffled_by_python, "draws random numbers.*each rank shuffles for itself"),
+        (shuffled_in_each_batch, "draws random numbers.*each rank shuffles for itself"),
+        (shuffled_by_a_seed_of_the_rank, "others never.*by a seed of its own"),
+        (shuffled_by_one_seed, "Cut the batches first, from `order` as it stands"),
+        (overlapping, "others never.*slices of the ranks overlap"),
+        (sorting_in_place, "changes its own argument order"),
         (lambda order, b, r, n: strided(order, b, 0, n), "more than once|same images"),
         (lambda order, b, r, n: [len(s) for s in strided(order, b, r, n)], "one tensor of indices"),
         (lambda order, b, r, n: 3, "a list with one share"),
@@ -534,6 +733,21 @@ def average_stacked(gradients, counts):
     return tuple(torch.tensordot(weights / weights.sum(), column, dims=1) for column in columns)
 
 
+def average_popping(gradients, counts):
+    answer = average(gradients, counts)
+    counts.pop()
+    return answer
+
+
+def average_of_one_as_it_is(gradients, counts):
+    return gradients[0] if len(counts) == 1 else average(gradients, counts)
+
+
+def average_in_bytes(gradients, counts):
+    weights = torch.tensor([count % 256 for count in counts], dtype=torch.uint8)
+    return average(gradients, weights.tolist())
+
+
 @pytest.mark.parametrize("function", [average, average_stacked])
 def test_right_averages(function, capsys):
     passes(checks.average_gradients, function, capsys)
@@ -560,6 +774,9 @@ def test_right_averages(function, capsys):
         (lambda g, c: [x.flatten() for x in average(g, c)], "shapes of the parameters"),
         (lambda g, c: [x * (1 if all(c) else math.nan) for x in average(g, c)], "no image at all"),
         (average_in_place, "have been changed"),
+        (average_popping, "`counts` has been changed"),
+        (average_of_one_as_it_is, "a rank's own tensor"),
+        (average_in_bytes, r"With \[300, 20\] images: this is not the gradient"),
     ],
 )
 def test_wrong_averages(function, message, capsys):
@@ -608,6 +825,7 @@ def test_right_ring(function, capsys):
         (lambda n, p, s, t: ring(n, p, s, t) * p, "same time"),
         (lambda n, p, s, t: ring(n, p, s, t) + 1, "three ranks"),
         (lambda n, p, s, t: str(ring(n, p, s, t)), "return one number"),
+        (lambda n, p, s, t: True, "return one number"),
     ],
 )
 def test_wrong_ring(function, message, capsys):

@@ -2,17 +2,21 @@
 
 import itertools
 import json
+import os
+import re
 import socket
 import subprocess
 import sys
 import types
 from pathlib import Path
 
+import nbformat
 import pytest
 import torch
 from conftest import require
 from two_processes import NUM_IMAGES, RECIPES, RESUMED
 
+import notebooks
 from resnetbook import parallel, runs
 from resnetbook.train import fit
 
@@ -30,7 +34,8 @@ def torchrun():
     def run(job: str, folder: Path, processes: int = 2) -> subprocess.CompletedProcess:
         command = [sys.executable]
         if processes > 1:
-            command += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+            command += ["-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
+            command += [f"--nproc-per-node={processes}"]
         command += [str(SCRIPT), job, str(folder)]
         return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
@@ -170,6 +175,47 @@ def test_lightnings_own_launcher_starts_the_same_training(uninterrupted, tmp_pat
     found = torch.load(tmp_path / "end.pt")
     assert found["losses"] == uninterrupted["losses"]
     assert state_distance(found["state"], uninterrupted["state"]) == 0
+
+
+def commands_of(text: str) -> list[str]:
+    """What is typed for torchrun on a page or in a docstring, continued lines joined."""
+    return re.findall(r"torchrun --[^`\n]*", text.replace("\\\n", " "))
+
+
+def test_torchrun_on_one_machine_never_goes_by_its_name():
+    (chapter,) = notebooks.paths(["10"])
+    page = "\n".join(cell.source for cell in nbformat.read(chapter, as_version=4).cells)
+    found = commands_of(page) + commands_of(parallel.__doc__)
+    alone = [command for command in found if "--standalone" in command]
+    assert len(alone) == 3
+    assert all("--standalone --local-addr 127.0.0.1 --nproc-per-node 2" in command for command in alone)
+    # The others are for several machines.
+    assert all("--rdzv-endpoint" in command for command in found if command not in alone)
+
+
+def test_the_pages_command_starts_where_the_machines_name_does_not_resolve(tmp_path):
+    (chapter,) = notebooks.paths(["10"])
+    page = "\n".join(cell.source for cell in nbformat.read(chapter, as_version=4).cells)
+    program, *options, script, job = commands_of(page)[0].split()
+    assert (program, script, job) == ("torchrun", "together.py", "compare")
+    # Python reads this file when it starts: a name that no resolver knows, whatever this machine has.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import socket\nsocket.gethostname = socket.getfqdn = lambda *name: 'nowhere.invalid'\n"
+    )
+    (tmp_path / "together.py").write_text(
+        "import torch, torch.distributed as d\n"
+        "d.init_process_group('gloo')\n"
+        "total = torch.ones(1)\n"
+        "d.all_reduce(total)\n"
+        "print('all together', total.item(), flush=True)\n"
+        "d.destroy_process_group()\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", *options, script]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    # Without the address it waits for five minutes, and then tries again.
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("all together 2.0") == 2
 
 
 def test_a_process_alone_has_no_fabric(monkeypatch):

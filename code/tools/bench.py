@@ -249,10 +249,11 @@ def training_flops(model: nn.Module, input_shape: tuple[int, int, int], padding:
 
     Three times those of the forward pass, which are two for each multiply-add of a convolution or a
     linear layer: the backward pass has as many for the gradient in the weights, and as many again for
-    the gradient in the input. That is how model FLOPs utilization (MFU) is defined (Chowdhery et al.
-    2022, PaLM, https://arxiv.org/abs/2204.02311, appendix B). The formula is kept to the letter: the
-    gradient in the images is counted too, which no training computes (0.8 % of ResNet-18's operations
-    at 96×96, 0.6 % at 28×28).
+    the gradient in the input. That is how model FLOPs utilization (MFU) counts them (Chowdhery et al.
+    2022, PaLM, https://arxiv.org/abs/2204.02311, appendix B). The count is kept to the letter: the
+    gradient in the images is in it too, which no training computes (0.8 % of ResNet-18's operations
+    at 96×96, 0.6 % at 28×28). But MFU divides by the theoretical peak of the machine, and what is called
+    MFU here by the fastest kernel that was measured (:func:`peak`), which is less.
 
     Args:
         model: the network.

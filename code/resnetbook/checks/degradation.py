@@ -3,8 +3,10 @@
 import functools
 import math
 import statistics
-from collections.abc import Callable, Sequence
-from numbers import Real
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 
 import numpy as np
 import torch
@@ -12,7 +14,36 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resnetbook import models, probes
-from resnetbook.checks.common import CheckFailed, answer_of, call_reader, compare_counts, exercise
+from resnetbook.checks.common import (
+    CheckFailed,
+    answer_of,
+    as_real,
+    call_reader,
+    compare_counts,
+    exercise,
+    kept,
+    snapshot,
+    spoiled,
+)
+from resnetbook.checks.tracing import layers_used
+
+
+@contextmanager
+def _runs(*functions: Callable) -> Iterator[set[str]]:
+    """Note which of these Python functions run meanwhile, under whatever name the reader knows them."""
+    codes = {function.__code__: function.__name__ for function in functions}
+    found: set[str] = set()
+
+    def note(frame: FrameType, event: str, _argument: object) -> None:
+        if event == "call" and frame.f_code in codes:
+            found.add(codes[frame.f_code])
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        yield found
+    finally:
+        sys.setprofile(before)
 
 
 def _network_formula(
@@ -32,17 +63,19 @@ def _network_formula(
     stem: bool = True,
     output_from: int | None = None,
     output: bool = True,
+    window: int = 9,
+    extra_convs: int = 0,
 ) -> int:
     """Parameters of a plain network for grey images, ten classes; the options make mistakes."""
     num_blocks = (depth - 2) // 6 + extra_blocks
     each = norms + biases  # numbers for each output channel, beside the weights
-    count = (9 * in_channels + each) * width * stem
+    count = (window * in_channels + each) * width * stem
     channels = width
     for factor in widths:
         out_channels = factor * width
         first = channels if first_reads == "stage before" else out_channels
-        count += (9 * first + each) * out_channels
-        count += (convs * num_blocks - 1) * (9 * out_channels + each) * out_channels
+        count += (window * first + each) * out_channels
+        count += (convs * num_blocks - 1 + extra_convs) * (window * out_channels + each) * out_channels
         channels = out_channels
     if not stem_norm:
         count -= norms * width
@@ -58,7 +91,8 @@ def network_parameters(solution: Callable[[int, int], int]) -> str:
     """Check ``network_parameters(depth, width)``: grey images, ten classes, plain or option A.
 
     Raises:
-        CheckFailed: if a count is not that of :func:`resnetbook.models.cifar_resnet`.
+        CheckFailed: if a count is not that of :func:`resnetbook.models.cifar_resnet`, or a network is
+            built to find it.
     """
     cases = ((8, 16), (14, 16), (20, 16), (56, 16), (20, 4), (32, 7))
 
@@ -67,8 +101,16 @@ def network_parameters(solution: Callable[[int, int], int]) -> str:
             return probes.count_parameters(models.cifar_resnet(depth, width=width, in_channels=1))
 
     formula = functools.partial
+    used: set[str] = set()
+
+    def watched(depth: int, width: int) -> int:
+        with layers_used() as now:
+            answer = solution(depth, width)
+        used.update(now)
+        return answer
+
     compare_counts(
-        solution,
+        watched,
         "network_parameters",
         cases,
         trusted,
@@ -82,7 +124,10 @@ def network_parameters(solution: Callable[[int, int], int]) -> str:
                 formula(_network_formula, norms=4),
                 "Running statistics are not learned, so they are no parameters.",
             ),
-            (formula(_network_formula, biases=True), "These convolutions have no bias: a norm follows each."),
+            (
+                formula(_network_formula, biases=True),
+                "These convolutions have no bias: a norm follows each.",
+            ),
             (formula(_network_formula, stem_norm=False), "The stem has a batch norm, too."),
             (
                 formula(_network_formula, output_bias=False),
@@ -90,7 +135,7 @@ def network_parameters(solution: Callable[[int, int], int]) -> str:
             ),
             (
                 formula(_network_formula, first_reads="own"),
-                "The first convolution of a stage reads the channels of the stage before it, half as many.",
+                "The first convolution of a stage reads the channels of the stage before, half as many.",
             ),
             (
                 formula(_network_formula, convs=1),
@@ -120,7 +165,10 @@ def network_parameters(solution: Callable[[int, int], int]) -> str:
                 formula(_network_formula, in_channels=3),
                 "Grey images have one channel: the stem reads 1, not 3.",
             ),
-            (formula(_network_formula, stem=False), "The stem is missing, the 3×3 convolution at the front."),
+            (
+                formula(_network_formula, stem=False),
+                "The stem is missing, the 3×3 convolution at the front.",
+            ),
             (formula(_network_formula, output=False), "The linear layer at the end is missing."),
             (
                 formula(_network_formula, output_from=1),
@@ -131,11 +179,33 @@ def network_parameters(solution: Callable[[int, int], int]) -> str:
                 "The linear layer reads one number for each channel, the mean of its 4×4 map.",
             ),
             (
+                formula(_network_formula, extra_convs=1),
+                "There is one convolution too many in each stage: the first, which reads other channels, "
+                "is one of its 2n.",
+            ),
+            (
+                formula(_network_formula, window=3),
+                "A 3×3 convolution has nine weights for each pair of channels, not three.",
+            ),
+            (
+                formula(_network_formula, window=1),
+                "A 3×3 convolution has nine weights for each pair of channels, not one.",
+            ),
+            (
+                lambda depth, width: _network_formula(8, width),
+                "It is the same for every depth: does the formula use the argument `depth`?",
+            ),
+            (
                 lambda depth, width: _network_formula(depth, 16),
                 "It is the same for every width: does the formula use the argument `width`?",
             ),
         ),
     )
+    if used:
+        raise CheckFailed(
+            f"The counts are right, but a {sorted(used)[0]} was built to find them: the exercise asks for a "
+            "formula. Write down each layer with its numbers, and add them up."
+        )
     return f"the counts are the network's in {len(cases)} cases."
 
 
@@ -155,163 +225,262 @@ def _pooled(shallow: Sequence[float], deep: Sequence[float]) -> float:
     return squares / (len(shallow) + len(deep) - 2)
 
 
-def _number(value: object, what: str) -> float:
-    """A number of the reader's as a float; a tensor or an array with one number is one, too."""
-    if isinstance(value, Tensor | np.ndarray | np.generic) and math.prod(value.shape) == 1:
-        value = value.item()
-    try:
-        number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else None
-    except (TypeError, ValueError):
-        number = None
-    if number is None:
-        if isinstance(value, Tensor | np.ndarray):
-            given = f"a {type(value).__name__} of shape {tuple(value.shape)}"
-        else:
-            given = repr(value)
-        raise CheckFailed(f"the {what} is {given}: it must be a number.")
-    return number
-
-
-@exercise
-def degradation_gap(solution: Callable[[list[float], list[float]], tuple]) -> str:
-    """Check ``degradation_gap(shallow, deep)``: a difference of means, and its standard error.
-
-    Raises:
-        CheckFailed: if one of them is wrong, or there is an error where it cannot be known.
-    """
-    cases = (
-        ([0.17, 0.16, 0.18], [0.49, 0.45, 0.56]),
-        ([0.30, 0.34], [0.31, 0.29, 0.33, 0.37, 0.35]),  # of different length
-        ([0.25, 0.25, 0.31], [0.20, 0.21, 0.19]),  # the deep one is better
-        ([0.20], [0.30, 0.32]),
-        ([0.20, 0.22], [0.30]),
-        ([0.20], [0.30]),
-    )
-    for i, (shallow, deep) in enumerate(cases):
-        call = f"degradation_gap({shallow}, {deep})"
-        # Copies: a solution that sorts or empties its lists must not spoil the comparison.
-        given = call_reader(solution, list(shallow), list(deep), describe=call, begun=i > 0)
-        if given is None and i > 0:
-            raise CheckFailed(
-                f"{call} gives None. The gap is known there, too: return two values, and None only in the "
-                "place of a standard error that cannot be known."
-            )
-        if given is None:
-            raise CheckFailed(f"{call} gives None: does the function end with `return`?")
-        pair = isinstance(given, tuple | list) or (isinstance(given, Tensor | np.ndarray) and given.ndim == 1)
-        if not pair or len(given) != 2:
-            raise CheckFailed(f"{call} gives {given!r}: return two values, the gap and its standard error.")
-        gap = math.fsum(deep) / len(deep) - math.fsum(shallow) / len(shallow)
-        if given[0] is None:
-            raise CheckFailed(f"{call} gives no gap. The means are known, even of a single value each.")
-        mine = _number(given[0], f"gap of {call}")
-        single = min(len(shallow), len(deep)) < 2
-        if not single and not _same(mine, gap) and _same(mine, _error(shallow, deep)):
-            raise CheckFailed(f"{call} gives the standard error first: return the gap, then its error.")
-        _compare_gap(call, mine, gap, shallow, deep)
-        if single:
-            if given[1] is not None:
-                raise CheckFailed(
-                    f"{call} gives the standard error {given[1]!r}. One value has no spread, and that is "
-                    "not a spread of 0: return None for what cannot be known."
-                )
-            continue
-        if given[1] is None:
-            raise CheckFailed(f"{call} gives no standard error, but both sides have several values.")
-        _compare_error(call, _number(given[1], f"standard error of {call}"), shallow, deep)
-    return "gap and standard error are right, and unknown where one side has a single seed."
-
-
 def _same(a: float, b: float) -> bool:
     # Wide enough for float32: a difference of numbers below 1 is off by some 1e-7 there.
     return math.isclose(a, b, rel_tol=1e-5, abs_tol=1e-6)
 
 
-def _compare_gap(call: str, mine: float, gap: float, shallow: list[float], deep: list[float]) -> None:
-    """Compare the gap with the right one.
+Losses = list[float]
+Rule = Callable[[Losses, Losses], float]
+
+
+@exercise
+def degradation_gap(solution: Callable[[Losses, Losses], tuple]) -> str:
+    """Check ``degradation_gap(shallow, deep)``: a difference of means, and its standard error.
 
     Raises:
-        CheckFailed: if it differs.
+        CheckFailed: if one of them is wrong, or there is an error where it cannot be known.
     """
-    if _same(mine, gap):
-        return
-    said = f"{call} gives the gap {mine:.6g}, and it is {gap:.6g}: "
-    sizes = (len(shallow), len(deep))
-    if _same(mine, abs(gap)):
-        raise CheckFailed(said + "keep the sign. Where the deep network is better, the gap is negative.")
-    if _same(mine, -gap):
-        raise CheckFailed(
-            said + "subtract the other way round, deep minus shallow, so that worse is positive."
-        )
-    extremes = (min, max)
-    if any(_same(mine, a(deep) - b(shallow)) for a in extremes for b in extremes):
-        raise CheckFailed(said + "the best or worst seed is a matter of luck: compare the means.")
-    if _same(mine, math.fsum(deep) - math.fsum(shallow)):
-        raise CheckFailed(said + "these are sums: divide each by its own number of seeds.")
-    if _same(mine, statistics.median(deep) - statistics.median(shallow)):
-        raise CheckFailed(said + "these are medians: compare the means.")
-    if _same(mine, math.fsum(b - a for a, b in zip(shallow, deep, strict=False)) / min(sizes)):
-        raise CheckFailed(
-            said + "the lists are not pairs, and may differ in length: take the mean of each list by itself."
-        )
-    if _same(mine, gap / (math.fsum(shallow) / len(shallow))):
-        raise CheckFailed(said + "do not divide by the shallow loss: the gap is a difference.")
-    raise CheckFailed(said + "subtract the mean of the shallow losses from the mean of the deep ones.")
-
-
-def _compare_error(call: str, mine: float, shallow: list[float], deep: list[float]) -> None:
-    """Compare the standard error with the right one, and with what the usual mistakes give.
-
-    Raises:
-        CheckFailed: if it differs.
-    """
-    right = _error(shallow, deep)
-    if _same(mine, right):
-        return
-    sample = [_variance(v, len(v) - 1) for v in (shallow, deep)]
-    biased = [_variance(v, len(v)) for v in (shallow, deep)]
-    sizes = [len(shallow), len(deep)]
-    per_mean = [v / n for v, n in zip(sample, sizes, strict=True)]
-    mistakes = (
-        (
-            math.sqrt(sum(v / n for v, n in zip(biased, sizes, strict=True))),
-            "the variance of a sample has the divisor n - 1, as in statistics.variance.",
-        ),
-        (
-            math.sqrt(sum(sample)),
-            "this is the spread of single runs. A mean of n runs is steadier: divide each variance by its n.",
-        ),
-        (sum(per_mean), "this is its square: take the square root."),
-        (
-            sum(map(math.sqrt, per_mean)),
-            "standard errors do not add up, their squares do: add the variances first, then take the root.",
-        ),
-        (
-            sum(math.sqrt(v) / n for v, n in zip(sample, sizes, strict=True)),
-            "divide the variance by n, not the standard deviation.",
-        ),
-        (math.sqrt(per_mean[0]), "the deep side has a spread as well: add both."),
-        (math.sqrt(per_mean[1]), "the shallow side has a spread as well: add both."),
-        (
-            math.sqrt(abs(per_mean[1] - per_mean[0])),
-            "the means are subtracted, but their variances add up: both make the gap uncertain.",
-        ),
-        (
-            math.sqrt(sum(sample) / sum(sizes)),
-            "divide each variance by its own n, and not the sum by both together.",
-        ),
-        (
-            math.sqrt(_pooled(shallow, deep) * sum(1 / n for n in sizes)),
-            "this pools the variances, but the two sides may differ in spread: divide each by its own n.",
-        ),
-        (1.96 * right, "this is half of a 95% interval: leave the factor 1.96 out."),
-        (round(right, 2), "it is rounded: return all digits."),
+    several = (
+        ([0.1712, 0.1637, 0.1795], [0.4921, 0.4518, 0.5634, 0.4702]),  # of different length
+        ([0.3013, 0.3429], [0.3104, 0.2917, 0.3371, 0.3718, 0.3546]),
+        ([0.2513, 0.2498, 0.3127], [0.2049, 0.2118, 0.1936]),  # the deep one is better
     )
-    said = f"{call} gives the standard error {mine:.6g}, and it is {right:.6g}: "
-    for value, message in mistakes:
-        if _same(mine, value):
-            raise CheckFailed(said + message)
-    raise CheckFailed(said + "for each side, variance divided by n; add both; take the root.")
+    single = (([0.2017], [0.3021, 0.3198]), ([0.2017, 0.2231], [0.3021]), ([0.2017], [0.3021]))
+    given = [_call_gap(solution, *case, begun=i > 0) for i, case in enumerate(several)]
+    gaps = [_gap_of(pair, *case) for pair, case in zip(given, several, strict=True)]
+    errors = []
+    for pair, case in zip(given, several, strict=True):
+        call = _gap_call(*case)
+        if pair[1] is None:
+            raise CheckFailed(f"{call} gives no standard error, but both sides have several values.")
+        errors.append(as_real(pair[1], f"the standard error of {call} is {{value!r}}: it must be a number."))
+    if _fits(gaps, several, _error) and not _fits(gaps, several, _gap):
+        raise CheckFailed(
+            f"{_gap_call(*several[0])} gives the standard error first: return the gap, then its error."
+        )
+    _compare_rule("gap", gaps, several, _gap, GAP_MISTAKES)
+    _compare_rule("standard error", errors, several, _error, ERROR_MISTAKES)
+    for case in single:
+        pair = _call_gap(solution, *case, begun=True)
+        _compare_rule("gap", [_gap_of(pair, *case)], (case,), _gap, GAP_MISTAKES)
+        if pair[1] is not None:
+            raise CheckFailed(
+                f"{_gap_call(*case)} gives the standard error {pair[1]!r}. One value has no spread, and that "
+                "is not a spread of 0: return None for what cannot be known."
+            )
+    return "gap and standard error are right, and unknown where one side has a single seed."
+
+
+def _gap_call(shallow: Losses, deep: Losses) -> str:
+    return f"degradation_gap({shallow}, {deep})"
+
+
+def _call_gap(solution: Callable, shallow: Losses, deep: Losses, begun: bool) -> Sequence:
+    """The two values that the reader returns.
+
+    Raises:
+        CheckFailed: if there are not two, or a list is not as it was.
+    """
+    call = _gap_call(shallow, deep)
+    handed = list(shallow), list(deep)
+    with kept(call, shallow=handed[0], deep=handed[1]):
+        given = call_reader(solution, *handed, describe=call, begun=begun)
+    if given is None and min(len(shallow), len(deep)) < 2:
+        raise CheckFailed(
+            f"{call} gives None. The gap is known there, too: return two values, and None only in the "
+            "place of a standard error that cannot be known."
+        )
+    if given is None:
+        raise CheckFailed(f"{call} gives None: does the function end with `return`?")
+    pair = isinstance(given, tuple | list) or (isinstance(given, Tensor | np.ndarray) and given.ndim == 1)
+    if not pair or len(given) != 2:
+        raise CheckFailed(f"{call} gives {given!r}: return two values, the gap and its standard error.")
+    return given
+
+
+def _gap_of(pair: Sequence, shallow: Losses, deep: Losses) -> float:
+    """The reader's gap as a number.
+
+    Raises:
+        CheckFailed: if it is none.
+    """
+    call = _gap_call(shallow, deep)
+    if pair[0] is None:
+        raise CheckFailed(f"{call} gives no gap. The means are known, even of a single value each.")
+    return as_real(pair[0], f"the gap of {call} is {{value!r}}: it must be a number.")
+
+
+def _fits(mine: list[float], cases: Sequence[tuple[Losses, Losses]], rule: Rule) -> bool:
+    return all(_same(value, rule(*case)) for value, case in zip(mine, cases, strict=True))
+
+
+def _compare_rule(
+    what: str,
+    mine: list[float],
+    cases: Sequence[tuple[Losses, Losses]],
+    right: Rule,
+    mistakes: Sequence[tuple[Rule, str]],
+) -> None:
+    """Compare the reader's numbers; a mistake is named if it gives them in all cases.
+
+    Raises:
+        CheckFailed: if one differs.
+    """
+    for value, case in zip(mine, cases, strict=True):
+        if _same(value, right(*case)):
+            continue
+        # What fits all that the reader gives explains it; one case alone may fit by accident.
+        otherwise = mistakes[-1][1]
+        named = (message for rule, message in mistakes[:-1] if _fits(mine, cases, rule))
+        raise CheckFailed(
+            f"{_gap_call(*case)} gives the {what} {value:.6g}, and it is {right(*case):.6g}: "
+            + next(named, otherwise)
+        )
+
+
+def _gap(shallow: Losses, deep: Losses) -> float:
+    return math.fsum(deep) / len(deep) - math.fsum(shallow) / len(shallow)
+
+
+def _pairs(shallow: Losses, deep: Losses) -> list[float]:
+    """What comes of taking the two lists for pairs, as far as the shorter one goes."""
+    return [b - a for a, b in zip(shallow, deep, strict=False)]
+
+
+def _pair_error(shallow: Losses, deep: Losses) -> float:
+    differences = _pairs(shallow, deep)
+    return math.sqrt(_variance(differences, len(differences) - 1) / len(differences))
+
+
+def _extremes(of_deep: Callable, of_shallow: Callable) -> Rule:
+    return lambda shallow, deep: of_deep(deep) - of_shallow(shallow)
+
+
+def _rounded(rule: Rule, digits: int) -> Rule:
+    return lambda shallow, deep: round(rule(shallow, deep), digits)
+
+
+# What each common mistake gives, and its name; the last entry is for all others.
+GAP_MISTAKES: tuple[tuple[Rule, str], ...] = (
+    (lambda s, d: abs(_gap(s, d)), "keep the sign. Where the deep network is better, the gap is negative."),
+    (
+        lambda s, d: -_gap(s, d),
+        "subtract the other way round, deep minus shallow, so that worse is positive.",
+    ),
+    *(
+        (_extremes(a, b), "the best or worst seed is a matter of luck: compare the means.")
+        for a in (min, max)
+        for b in (min, max)
+    ),
+    (
+        lambda s, d: math.fsum(d) - math.fsum(s),
+        "these are sums: divide each by its own number of seeds.",
+    ),
+    (_extremes(statistics.median, statistics.median), "these are medians: compare the means."),
+    (
+        lambda s, d: statistics.fmean(_pairs(s, d)),
+        "the lists are not pairs, and may differ in length: take the mean of each list by itself.",
+    ),
+    (
+        lambda s, d: _gap(s, d) / statistics.fmean(s),
+        "do not divide by the shallow loss: the gap is a difference.",
+    ),
+    (
+        lambda s, d: _gap(s, d) / _error(s, d),
+        "do not divide by the standard error: return the two side by side.",
+    ),
+    *((_rounded(_gap, digits), "it is rounded: return all digits.") for digits in (1, 2, 3, 4)),
+    (_gap, "subtract the mean of the shallow losses from the mean of the deep ones."),
+)
+
+
+def _from_variances(rule: Callable[[list[float], list[int]], float], lost: int = 1) -> Rule:
+    """A rule on the variances of both sides, with the divisor n - ``lost``, and their sizes."""
+    return lambda *sides: rule([_variance(v, len(v) - lost) for v in sides], [len(v) for v in sides])
+
+
+def _each_by_n(variances: list[float], sizes: list[int]) -> list[float]:
+    return [v / n for v, n in zip(variances, sizes, strict=True)]
+
+
+ERROR_MISTAKES: tuple[tuple[Rule, str], ...] = (
+    (
+        _from_variances(lambda v, n: math.sqrt(sum(_each_by_n(v, n))), lost=0),
+        "the variance of a sample has the divisor n - 1, as in statistics.variance.",
+    ),
+    (
+        _from_variances(lambda v, n: math.sqrt(sum(v))),
+        "this is the spread of single runs. A mean of n runs is steadier: divide each variance by its n.",
+    ),
+    (
+        _from_variances(lambda v, n: math.sqrt(sum(v)), lost=0),
+        "this is the spread of single runs, and with the divisor n. The variance of a sample has n - 1; then "
+        "divide each variance by its n.",
+    ),
+    (_from_variances(lambda v, n: sum(_each_by_n(v, n))), "this is its square: take the square root."),
+    (
+        _from_variances(lambda v, n: math.sqrt(sum(_each_by_n(_each_by_n(v, n), n)))),
+        "each variance is divided by its n once more. A standard error holds that division already: add the "
+        "squares of the two standard errors, or divide the variances once.",
+    ),
+    (
+        _from_variances(lambda v, n: math.sqrt(sum(_each_by_n(v, [k - 1 for k in n])))),
+        "the n - 1 stands in the variance already: then divide it by n.",
+    ),
+    (
+        _from_variances(lambda v, n: math.sqrt(sum(_each_by_n(v, n)) / 2)),
+        "variances add up: do not take the mean of the two.",
+    ),
+    (
+        _from_variances(lambda v, n: math.sqrt(sum(_each_by_n(v, n)) / sum(n))),
+        "it is divided once more, by the number of all seeds: each variance by its own n is enough.",
+    ),
+    (
+        _from_variances(lambda v, n: sum(map(math.sqrt, _each_by_n(v, n)))),
+        "standard errors do not add up, their squares do: add the variances first, then take the root.",
+    ),
+    (
+        _from_variances(lambda v, n: sum(_each_by_n([math.sqrt(x) for x in v], n))),
+        "divide the variance by n, not the standard deviation.",
+    ),
+    (
+        _from_variances(lambda v, n: math.sqrt(sum(_each_by_n([math.sqrt(x) for x in v], n)))),
+        "these are standard deviations under the root: the formula has their squares, the variances.",
+    ),
+    (_from_variances(lambda v, n: math.sqrt(v[0] / n[0])), "the deep side has a spread as well: add both."),
+    (
+        _from_variances(lambda v, n: math.sqrt(v[1] / n[1])),
+        "the shallow side has a spread as well: add both.",
+    ),
+    (
+        _from_variances(lambda v, n: math.sqrt(abs(v[1] / n[1] - v[0] / n[0]))),
+        "the means are subtracted, but their variances add up: both make the gap uncertain.",
+    ),
+    (
+        _from_variances(lambda v, n: math.sqrt(v[0] / n[1] + v[1] / n[0])),
+        "each variance is divided by the other side's n: divide it by its own.",
+    ),
+    (
+        _from_variances(lambda v, n: math.sqrt(sum(v) / sum(n))),
+        "divide each variance by its own n, and not the sum by both together.",
+    ),
+    (
+        lambda s, d: math.sqrt(_pooled(s, d) * (1 / len(s) + 1 / len(d))),
+        "this pools the variances, but the two sides may differ in spread: divide each by its own n.",
+    ),
+    (
+        lambda s, d: math.sqrt(_variance(s + d, len(s + d) - 1) / len(s + d)),
+        "this is the error of a single mean, over both lists thrown together: take each side by itself.",
+    ),
+    (_pair_error, "the lists are not pairs, and may differ in length: take the variance of each by itself."),
+    (
+        lambda s, d: 1.96 * _error(s, d),
+        "this is half of a 95% interval: leave the factor 1.96 out.",
+    ),
+    *((_rounded(_error, digits), "it is rounded: return all digits.") for digits in (1, 2, 3, 4)),
+    (_error, "for each side, variance divided by n; add both; take the root."),
+)
 
 
 def _gradient_tensors(model: nn.Module, loss: Callable[[nn.Module], Tensor]) -> dict[str, Tensor]:
@@ -324,27 +493,38 @@ def gradient_norms(solution: Callable[[nn.Module, Tensor], dict[str, float]]) ->
     """Check ``gradient_norms(model, loss)`` against autograd: one L2 norm for each layer's weights.
 
     Raises:
-        CheckFailed: if a layer is missing or too many, or a norm is not that of the gradient.
+        CheckFailed: if a layer is missing or too many, a norm is not that of the gradient, or the model
+            is not left as it was.
     """
     call = "gradient_norms(model, loss)"
-    for seed, (depth, residual, stale) in enumerate(((8, False, False), (8, True, True), (14, False, True))):
+    cases = (
+        # depth, residual, gradients of an earlier step lie around, as in a real training; training mode
+        (8, False, False, False),
+        (8, True, True, True),
+        (14, False, True, False),
+    )
+    shortcuts: set[str] = set()
+    for seed, (depth, residual, stale, training) in enumerate(cases):
         torch.manual_seed(seed)
         model = models.cifar_resnet(depth, residual=residual, width=4, in_channels=1)
         x, y = torch.randn(6, 1, 8, 8), torch.randint(0, 10, (6,))
-        # In evaluation mode the loss depends on the weights alone, however often it is computed.
-        model.eval()
+        model.train(training)
 
         def loss_of(net: nn.Module, x: Tensor = x, y: Tensor = y) -> Tensor:
             return F.cross_entropy(net(x), y)
 
-        if stale:  # gradients of an earlier step lie around, as they do in a real training
+        if stale:
             F.cross_entropy(model(x.flip(0) + 1), y).backward()
         old = {n: m.weight.grad for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
         old = {name: None if grad is None else grad.clone() for name, grad in old.items()}
-        weights = {name: p.detach().clone() for name, p in model.named_parameters()}
         gradients = _gradient_tensors(model, loss_of)
+        loss = loss_of(model)
+        before = _state(model)
         try:
-            given = call_reader(solution, model, loss_of(model), describe=call, begun=seed > 0)
+            with _runs(probes.gradient_norms) as found:
+                given = call_reader(solution, model, loss, describe=call, begun=seed > 0)
+            shortcuts |= found
+            recording = torch.is_grad_enabled()
         except CheckFailed as failed:
             if "'NoneType' object has no attribute" not in str(failed):
                 raise
@@ -352,10 +532,60 @@ def gradient_norms(solution: Callable[[nn.Module, Tensor], dict[str, float]]) ->
                 f"{failed}. A gradient is None before loss.backward(), and again after model.zero_grad(): "
                 "first clear, then go backward, then read."
             ) from failed
+        finally:
+            torch.set_grad_enabled(True)
         _compare_norms(call, given, gradients, old, model)
-        if any(not torch.equal(p, weights[name]) for name, p in model.named_parameters()):
-            raise CheckFailed("the norms are right, but the weights have changed: only look, take no step.")
+        for part, value in _state(model).items():
+            if spoiled(snapshot(before[part]), value):
+                raise CheckFailed(f"The norms are right, but {LEFT[part]}")
+        if not recording:
+            raise CheckFailed(
+                "The norms are right, but from now on PyTorch records no gradients at all: switch that off "
+                "inside of `with torch.no_grad():` only."
+            )
+        if any(isinstance(norm, Tensor) and norm.requires_grad for norm in given.values()):
+            raise CheckFailed(
+                "The norms are right, but they are still part of a graph, which keeps the whole computation "
+                "in memory: no create_graph=True, and return numbers, with .item()."
+            )
+    if shortcuts:
+        raise CheckFailed(
+            "The norms are right, but the book's own probes.gradient_norms has found them: write it yourself."
+        )
     return "the norms are autograd's, layer by layer, also where old gradients lie around."
+
+
+# What a reader's function may leave behind in a model.
+LEFT = {
+    "weights": "the weights have changed: only look, take no step.",
+    "statistics": "the running statistics of a batch norm have moved: `loss` is computed already, so do not "
+    "call the model again.",
+    "modes": "the model is left in another mode: no train() or eval() is needed.",
+    "learning": "a parameter's requires_grad is not what it was: the model would not learn on.",
+    "hooks": "a hook is left behind, and will run at every step: call remove() on what register_hook gives.",
+}
+
+
+def _state(model: nn.Module) -> dict[str, object]:
+    """What a function that only looks leaves as it was, by the words of ``LEFT``."""
+    parameters = list(model.parameters())
+    hooked = [*parameters, *model.modules()]
+    return {
+        "weights": [p.detach().clone() for p in parameters],
+        "statistics": [buffer.clone() for buffer in model.buffers()],
+        "modes": [module.training for module in model.modules()],
+        "learning": [p.requires_grad for p in parameters],
+        "hooks": [len(getattr(part, name, None) or ()) for part in hooked for name in _HOOKS],
+    }
+
+
+_HOOKS = (
+    "_backward_hooks",
+    "_post_accumulate_grad_hooks",
+    "_backward_pre_hooks",
+    "_forward_hooks",
+    "_forward_pre_hooks",
+)
 
 
 def _compare_norms(
@@ -398,7 +628,13 @@ def _compare_norms(
         raise CheckFailed(
             f"{len(missing)} of {len(gradients)} layers are missing: the {kind} {missing[0]!r}."
         )
-    mine = {name: _number(given[name], f"norm of {name!r}") for name in gradients}
+    mine = {}
+    for name in gradients:
+        value = given[name]
+        if isinstance(value, Tensor | np.ndarray) and math.prod(value.shape) != 1:
+            shape = f"a {type(value).__name__} of shape {tuple(value.shape)}"
+            raise CheckFailed(f"the norm of {name!r} is {shape}: it must be a number.")
+        mine[name] = as_real(value, f"the norm of {name!r} is {{value!r}}: it must be a number.")
 
     def fits(measure: Callable[[Tensor], Tensor], tensors: dict[str, Tensor] = gradients) -> bool:
         values = [float(measure(tensors[name])) for name in gradients]
@@ -456,10 +692,27 @@ def _compare_norms(
     if fits(torch.norm, ratios):
         raise CheckFailed(said + "it is divided by the norm of the weights: here the gradient alone.")
     wrong = [name for name in gradients if not math.isclose(mine[name], gradients[name].norm(), rel_tol=1e-4)]
-    if wrong == ["fc"]:
+    if None not in old.values():
+        stale = {"with": lambda n: gradients[n] + old[n], "only": lambda n: old[n]}
+        for how, tensor in stale.items():
+            if all(math.isclose(mine[name], tensor(name).norm(), rel_tol=1e-4) for name in wrong):
+                held = "an old gradient was added to it" if how == "with" else "this is an old gradient"
+                which = f"{len(wrong)} of {len(gradients)} layers, and others are right"
+                raise CheckFailed(
+                    said + f"{held}. It is so in {which}: clear the gradients of all layers before "
+                    "backward(), with model.zero_grad()."
+                )
+    bias = model.get_submodule("fc").bias.grad
+    with_bias = None if bias is None else math.hypot(float(gradients["fc"].norm()), float(bias.norm()))
+    if wrong == ["fc"] and with_bias is not None and math.isclose(mine["fc"], with_bias, rel_tol=1e-4):
         raise CheckFailed(
             f"the norm of 'fc' is {mine['fc']:.4g}, and it should be {float(gradients['fc'].norm()):.4g}; "
             "all others are right. Take the gradient of its weight alone, without the bias."
+        )
+    if wrong == ["fc"]:
+        raise CheckFailed(
+            said + "all others are right. Treat the linear layer as the convolutions: the gradient in its "
+            "weight, square, add, take the root."
         )
     raise CheckFailed(said + "take the gradient of `loss` in the layer's weight, square, add, take the root.")
 
@@ -469,11 +722,15 @@ def dirac_kernel(solution: Callable[[int], Tensor]) -> str:
     """Check ``dirac_kernel(channels)``: 3×3 weights with which a padded convolution copies its input.
 
     Raises:
-        CheckFailed: if the shape is wrong or the input does not come out as it went in.
+        CheckFailed: if the shape is wrong or the input does not come out as it went in, or if
+            ``nn.init.dirac_`` has made the kernel.
     """
-    for i, channels in enumerate((3, 1, 16)):
+    shortcuts: set[str] = set()
+    for i, channels in enumerate((3, 1, 16, 300)):  # 300: more than a byte can count
         call = f"dirac_kernel({channels})"
-        kernel = answer_of(solution, channels, describe=call, begun=i > 0)
+        with _runs(nn.init.dirac_) as found:
+            kernel = answer_of(solution, channels, describe=call, begun=i > 0)
+        shortcuts |= found
         if not isinstance(kernel, Tensor):
             raise CheckFailed(f"{call} gives a {type(kernel).__name__}: return a tensor.")
         shape = (channels, channels, 3, 3)
@@ -486,7 +743,7 @@ def dirac_kernel(solution: Callable[[int], Tensor]) -> str:
             raise CheckFailed(f"{call} is of type {kernel.dtype}: weights are float32.")
         generator = torch.Generator().manual_seed(i)
         x = torch.randn(2, channels, 5, 7, generator=generator)
-        kernel = kernel.detach()
+        kernel = kernel.detach().cpu()
         out = F.conv2d(x, kernel, padding=1)
         expected = nn.init.dirac_(torch.empty(shape))
         if torch.equal(out, x) and torch.equal(kernel, expected):
@@ -533,95 +790,136 @@ def dirac_kernel(solution: Callable[[int], Tensor]) -> str:
             raise CheckFailed(said + "some channels are 0: every channel needs its own 1.")
         factor = next(value for value in centre.diagonal().tolist() if value != 1)
         raise CheckFailed(said + f"a channel is scaled by {factor!r}. Put 1 in the centre.")
-    return "a convolution with your kernel copies its input exactly, for 1, 3 and 16 channels."
+    if shortcuts:
+        raise CheckFailed(
+            "The kernel is right, but nn.init.dirac_ has made it: begin with zeros, and put the ones in "
+            "yourself."
+        )
+    return "a convolution with your kernel copies its input exactly, for 1, 3, 16 and 300 channels."
 
 
-ANSWERS = ("degradation", "overfitting", "neither")
-Errors = tuple[float, float]
+ANSWERS = ("degradation", "overfitting", "not clear", "neither")
+Interval = tuple[float, float]
+Diagnosis = Callable[[Interval, Interval], str]
 
 
-def _diagnosis(shallow: Errors, deep: Errors) -> str:
-    """What a deeper network suffers from, by its errors on training and on test images."""
-    if deep[1] <= shallow[1]:
+def _diagnosis(training: Interval, test: Interval) -> str:
+    """What a deeper network suffers from, by the intervals of deep minus shallow."""
+    if test[0] <= 0:
         return "neither"
-    return "degradation" if deep[0] > shallow[0] else "overfitting"
+    if training[0] > 0:
+        return "degradation"
+    return "overfitting" if training[1] < 0 else "not clear"
 
 
-def _by_test_alone(shallow: Errors, deep: Errors) -> str:
-    return "overfitting" if deep[1] > shallow[1] else "neither"
+def _with_words(rule: Diagnosis, **words: str) -> Diagnosis:
+    """The same, but for other words; an underscore in a name stands for a space."""
+    instead = {old.replace("_", " "): new for old, new in words.items()}
+    return lambda *intervals: instead.get(found := rule(*intervals), found)
 
 
-def _by_training_alone(shallow: Errors, deep: Errors) -> str:
-    return "degradation" if deep[0] > shallow[0] else "neither"
+def _narrowed(interval: Interval, to: Callable[[Interval], float]) -> Interval:
+    return (to(interval),) * 2
 
 
-def _by_gap(shallow: Errors, deep: Errors) -> str:
-    """Overfitting wherever the distance from training to test error has grown."""
-    if deep[1] - deep[0] > shallow[1] - shallow[0]:
-        return "overfitting"
-    return "degradation" if deep[0] > shallow[0] and deep[1] > shallow[1] else "neither"
+def _by_one_number(to: Callable[[Interval], float]) -> Diagnosis:
+    """The diagnosis by one number of each interval, as if nothing were uncertain."""
+    return lambda training, test: _diagnosis(_narrowed(training, to), _narrowed(test, to))
 
 
-def _training_first(shallow: Errors, deep: Errors) -> str:
-    """Degradation wherever the training error is larger, whatever the test says."""
-    return "degradation" if deep[0] > shallow[0] else _by_test_alone(shallow, deep)
+def _middle(interval: Interval) -> float:
+    return 0.0 if math.isinf(interval[0]) else sum(interval) / 2
 
 
-def _overfitting_whatever_the_test(shallow: Errors, deep: Errors) -> str:
-    """Overfitting wherever the training error has fallen."""
-    return "overfitting" if deep[0] < shallow[0] else _diagnosis(shallow, deep)
+def _training_first(training: Interval, test: Interval) -> str:
+    """Degradation wherever the training error is clearly larger, whatever the test says."""
+    return "degradation" if training[0] > 0 else _diagnosis(training, test)
 
 
-def _swapped(shallow: Errors, deep: Errors) -> str:
-    right = _diagnosis(shallow, deep)
-    return {"degradation": "overfitting", "overfitting": "degradation"}.get(right, right)
+def _by_test_alone(training: Interval, test: Interval) -> str:
+    return "overfitting" if test[0] > 0 else "neither"
 
 
-def _strict(shallow: Errors, deep: Errors) -> str:
-    """A training error that is equal is taken for a larger one."""
-    right = _diagnosis(shallow, deep)
-    return "degradation" if right == "overfitting" and deep[0] == shallow[0] else right
+def _by_training_alone(training: Interval, test: Interval) -> str:
+    return _diagnosis(training, (1.0, 1.0))
 
 
-def _ties(shallow: Errors, deep: Errors) -> str:
-    """A test error that is equal is taken for a larger one."""
-    if deep[1] < shallow[1]:
+def _touching(training: Interval, test: Interval) -> str:
+    """An interval that ends at 0 is taken to leave it out."""
+    if test[0] < 0:
         return "neither"
-    return "degradation" if deep[0] > shallow[0] else "overfitting"
+    if training[0] >= 0:
+        return "degradation"
+    return "overfitting" if training[1] <= 0 else "not clear"
 
 
-def _ties_in_training(shallow: Errors, deep: Errors) -> str:
-    """A test error that is equal is taken for a larger one where the training error is larger."""
-    return "degradation" if deep[0] > shallow[0] and deep[1] == shallow[1] else _diagnosis(shallow, deep)
+def _touching_in_test(training: Interval, test: Interval) -> str:
+    return "neither" if test[0] < 0 else _by_training_alone(training, test)
 
 
-def _by_gap_where_worse(shallow: Errors, deep: Errors) -> str:
-    right = _diagnosis(shallow, deep)
-    if right == "neither":
-        return right
-    return "overfitting" if deep[1] - deep[0] > shallow[1] - shallow[0] else "degradation"
+def _touching_in_training(training: Interval, test: Interval) -> str:
+    return _touching(training, test) if test[0] > 0 else "neither"
+
+
+def _any_clear_test(training: Interval, test: Interval) -> str:
+    """A test error that is clearly smaller is explained as well."""
+    return "neither" if test[0] <= 0 <= test[1] else _by_training_alone(training, test)
+
+
+def _unclear_test(training: Interval, test: Interval) -> str:
+    """A test error that is not clear is called so, and not 'neither'."""
+    return "not clear" if test[0] <= 0 <= test[1] else _diagnosis(training, test)
+
+
+def _by_distance(training: Interval, test: Interval) -> str:
+    """Overfitting wherever the test error has grown more than the training error."""
+    if test[0] <= 0:
+        return "neither"
+    return "overfitting" if _middle(test) > _middle(training) else "degradation"
+
+
+def _with_tolerance(tolerance: float) -> Diagnosis:
+    def diagnosis(training: Interval, test: Interval) -> str:
+        if test[0] <= tolerance:
+            return "neither"
+        if training[0] > tolerance:
+            return "degradation"
+        return "overfitting" if training[1] < -tolerance else "not clear"
+
+    return diagnosis
 
 
 @exercise
-def diagnose(solution: Callable[[Errors, Errors], str]) -> str:
-    """Check ``diagnose(shallow, deep)``, each a pair of training error and test error.
+def diagnose(solution: Diagnosis) -> str:
+    """Check ``diagnose(training, test)``, two intervals of deep minus shallow, for both errors.
 
     Raises:
         CheckFailed: if an answer is not the one that the two definitions give.
     """
     cases = (
-        ((0.05, 0.09), (0.17, 0.18)),
-        ((0.05, 0.09), (0.01, 0.11)),
-        ((0.05, 0.09), (0.02, 0.08)),
-        ((0.05, 0.09), (0.08, 0.15)),  # degradation, though the distance to the test has grown
-        ((0.05, 0.09), (0.07, 0.08)),  # worse to train, and yet better on the test
-        ((0.05, 0.09), (0.02, 0.09)),  # the test is as good
-        ((0.05, 0.09), (0.05, 0.12)),  # the training is as good
-        ((0.02, 0.10), (0.05, 0.11)),
-        ((0.05, 0.09), (0.07, 0.09)),  # worse to train, and as good on the test
-        ((0.05, 0.09), (0.05, 0.09)),  # equal
-        ((0.050, 0.090), (0.051, 0.0901)),  # a small difference is one, too
-        ((0.050, 0.090), (0.0499, 0.0902)),
+        ((0.08, 0.15), (0.06, 0.12)),
+        ((-0.05, -0.02), (0.01, 0.03)),
+        ((-0.01, 0.02), (0.01, 0.03)),
+        ((-0.04, -0.02), (-0.02, 0.01)),
+        ((0.02, 0.03), (0.03, 0.07)),  # degradation, though the distance to the test has grown
+        ((0.02, 0.05), (-0.03, -0.01)),  # worse to train, and yet better on the test
+        ((0.02, 0.05), (-0.03, 0.01)),
+        ((0.02, 0.05), (-0.01, 0.09)),  # the middle is larger, and not clearly so
+        ((-0.01, 0.09), (0.02, 0.10)),
+        ((-0.09, 0.01), (0.02, 0.10)),
+        ((-0.05, -0.02), (-0.03, -0.01)),  # better in both
+        ((-0.01, 0.02), (-0.03, -0.01)),
+        ((-0.01, 0.02), (-0.01, 0.02)),
+        ((0.0, 0.03), (0.01, 0.03)),  # an interval that ends at 0 does not leave it out
+        ((-0.03, 0.0), (0.01, 0.03)),
+        ((0.02, 0.05), (0.0, 0.03)),
+        ((-math.inf, math.inf), (0.01, 0.03)),  # one seed: no spread
+        ((0.02, 0.05), (-math.inf, math.inf)),
+        ((1e-4, 4e-4), (2e-4, 3e-4)),  # small, and clear
+        ((-4e-4, -1e-4), (2e-4, 3e-4)),
+        ((2e-7, 4e-7), (0.01, 0.03)),
+        ((-4e-7, -2e-7), (0.01, 0.03)),
+        ((0.02, 0.05), (2e-7, 4e-7)),
     )
     given = []
     for i, case in enumerate(cases):
@@ -635,59 +933,84 @@ def diagnose(solution: Callable[[Errors, Errors], str]) -> str:
         given.append(answer)
     right = [_diagnosis(*case) for case in cases]
     if given == right:
-        return f"{len(cases)} pairs of networks, and each diagnosis is the one that the definitions give."
-    mistakes = (
-        (_swapped, "You have swapped the two words: overfitting is what the training error does not show."),
+        return f"{len(cases)} pairs of intervals, and each diagnosis is the one that the definitions give."
+    distance = (
+        "The test error may grow more than the training error in both cases. Ask whether the training error "
+        "itself has grown."
+    )
+    one_number = (
+        "What counts is the whole interval. An error is clearly larger if even the lower end is above 0, and "
+        "clearly smaller if even the upper end is below."
+    )
+    touching = "An interval that ends at 0 does not leave 0 out: there the difference is not clear."
+    mistakes: tuple[tuple[Diagnosis, str], ...] = (
+        (
+            _with_words(_diagnosis, degradation="overfitting", overfitting="degradation"),
+            "You have swapped the two words: overfitting is what makes the training error smaller.",
+        ),
         (
             _by_test_alone,
             "The test error alone cannot tell the two apart: look at the training error as well.",
         ),
         (
             _by_training_alone,
-            "You look at the training error alone: where only the test error is larger, it is overfitting.",
-        ),
-        (
-            _by_gap,
-            "The distance from training to test error may grow in both cases. Ask whether the training "
-            "error itself is larger.",
+            "You look at the training error alone: if the test error is not clearly larger, it is 'neither'.",
         ),
         (
             _training_first,
-            "Ask for the test error first: where it is no larger, nothing is to be explained.",
+            "Ask for the test error first: where it is not clearly larger, nothing is to be explained.",
+        ),
+        (_by_distance, distance),
+        *((_by_one_number(to), one_number) for to in (_middle, lambda i: i[0], lambda i: i[1])),
+        (
+            lambda training, test: _diagnosis(_narrowed(training, _middle), test),
+            f"The training error is judged by its middle. {one_number}",
         ),
         (
-            _overfitting_whatever_the_test,
-            "A smaller training error does no harm as long as the test error is no larger.",
+            lambda training, test: _diagnosis(training, _narrowed(test, _middle)),
+            f"The test error is judged by its middle. {one_number}",
         ),
-        (_strict, "With an equal training error it is overfitting: use > for the training error, not >=."),
-        (_ties, "With an equal test error it is neither: use > for the test error, not >=."),
-        (_ties_in_training, "With an equal test error it is neither: use > for the test error, not >=."),
+        (_touching, touching),
+        (_touching_in_test, touching),
+        (_touching_in_training, touching),
         (
-            lambda shallow, deep: _diagnosis(shallow[::-1], deep[::-1]),
-            "Each pair holds the training error first and the test error second.",
-        ),
-        (
-            lambda shallow, deep: _diagnosis(deep, shallow),
-            "The first pair is the shallow network's, the second is the deep one's.",
+            _with_words(_diagnosis, not_clear="overfitting"),
+            "Where the training error is neither clearly larger nor clearly smaller, it is 'not clear': the "
+            "seeds do not tell.",
         ),
         (
-            lambda shallow, deep: "degradation" if deep[0] > shallow[0] else "overfitting",
-            "It never says 'neither': where the test error is no larger, there is nothing to explain.",
+            _with_words(_diagnosis, not_clear="degradation"),
+            "Where the training error is neither clearly larger nor clearly smaller, it is 'not clear': the "
+            "seeds do not tell.",
         ),
         (
-            lambda shallow, deep: "overfitting" if deep[1] > deep[0] else "neither",
-            "A test error above the training error is the rule. Compare the deep network with the other.",
+            _with_words(_diagnosis, not_clear="neither"),
+            "Here the test error is clearly larger, so there is something to explain, and the seeds do not "
+            "tell what: 'not clear'.",
         ),
         (
-            _by_gap_where_worse,
-            "The distance from training to test error may grow in both cases. Ask whether the training "
-            "error itself is larger.",
+            _unclear_test,
+            "Where the test error is not clearly larger there is nothing to explain: 'neither'.",
         ),
         (
-            lambda shallow, deep: (
-                "neither" if deep[1] > shallow[1] and deep[0] == shallow[0] else _diagnosis(shallow, deep)
-            ),
-            "With an equal training error and a larger test error it is overfitting.",
+            _any_clear_test,
+            "A test error that is clearly smaller does no harm: ask whether it is larger.",
+        ),
+        (
+            lambda training, test: _diagnosis(test, training),
+            "The first interval is that of the training error, the second that of the test error.",
+        ),
+        (
+            lambda training, test: _diagnosis(*((-high, -low) for low, high in (training, test))),
+            "The intervals are of deep minus shallow: above 0 the deep network is the worse one.",
+        ),
+        *(
+            (
+                _with_tolerance(tolerance),
+                "A difference may be small and clear: the interval holds all that chance does, so add no "
+                "tolerance of your own.",
+            )
+            for tolerance in (0.005, 0.001, 1e-3 / 2, 1e-5, 1e-6)
         ),
     )
     case, mine, answer = next(c for c in zip(cases, given, right, strict=True) if c[1] != c[2])
@@ -696,5 +1019,6 @@ def diagnose(solution: Callable[[Errors, Errors], str]) -> str:
         if given == [mistake(*c) for c in cases]:
             raise CheckFailed(said + message)
     raise CheckFailed(
-        said + "Write down the two questions, test error and training error, one after the other."
+        said + "Write down the questions one after the other: is the test error clearly larger? Is the "
+        "training error clearly larger, or clearly smaller?"
     )

@@ -4,6 +4,7 @@ import copy
 import functools
 import itertools
 import math
+import weakref
 from collections.abc import Callable, Sequence
 from numbers import Real
 
@@ -19,7 +20,10 @@ from resnetbook.checks.common import (
     call_reader,
     compare_reals,
     exercise,
+    kept,
     near,
+    snapshot,
+    spoiled,
 )
 
 
@@ -38,6 +42,7 @@ def _scaled_lr(
     shift: int = 0,
     early: int = 0,
     strict: bool = False,
+    epochs: tuple[int, ...] = (30, 60, 80),
 ) -> float:
     """The schedule of Goyal et al. 2017; the options make the mistakes that are named below."""
     target = 0.1 * scale(batch_size / 256)
@@ -46,7 +51,7 @@ def _scaled_lr(
         progress = step // steps_per_epoch / warmup_epochs if by_epoch else (step + shift) / (warmup - early)
         return start + (target - start) * progress
     last_step = step - 1 if strict else step
-    passed = [epoch for epoch in (30, 60, 80) if last_step >= (epoch + late_by) * steps_per_epoch]
+    passed = [epoch for epoch in epochs if last_step >= (epoch + late_by) * steps_per_epoch]
     if not compound:
         return target * (decay if passed else 1)
     return target * decay ** len(passed)
@@ -59,28 +64,39 @@ def scaled_lr(solution: Callable[[int, int, int], float]) -> str:
     Raises:
         CheckFailed: if a learning rate differs.
     """
-    cases = (
+    # Apart, so that neither is blamed on the other.
+    warmup = (
         (0, 256, 10),
         (0, 8192, 10),
         (7, 8192, 10),
         (25, 8192, 10),
+        (49, 8192, 10),
+        (3, 64, 4),
+        (0, 300, 1),
+        (2, 300, 1),
+        (2_000, 2048, 626),
+    )
+    later = (
         (50, 8192, 10),
         (51, 8192, 10),
+        (40, 64, 4),
         (299, 8192, 10),
         (300, 8192, 10),
         (330, 1024, 10),
+        (599, 8192, 10),
+        (600, 1024, 10),
         (650, 1024, 10),
-        (899, 8192, 10),
+        (799, 300, 10),
         (800, 512, 10),
-        (3, 64, 4),
-        (40, 64, 4),
+        (899, 8192, 10),
+        (30, 300, 1),
         (123_000, 2048, 626),
     )
     schedule = functools.partial
     compare_reals(
         solution,
         "scaled_lr",
-        cases,
+        warmup,
         _scaled_lr,
         (
             (
@@ -128,6 +144,29 @@ def scaled_lr(solution: Callable[[int, int, int], float]) -> str:
                 "The warm-up takes five epochs, and step counts steps: 5 · steps_per_epoch of them.",
             ),
             (
+                lambda step, batch_size, steps: _scaled_lr(step, batch_size, 1),
+                "step counts steps, not epochs: the warm-up ends with step 5 · steps_per_epoch.",
+            ),
+            (
+                lambda step, batch_size, steps: min(
+                    _scaled_lr(step, batch_size, steps), 0.1 * batch_size / 256
+                ),
+                "For a batch below 256 the warm-up goes down from 0.1 to the full rate; you cut it off.",
+            ),
+            (
+                lambda step, batch_size, steps: max(_scaled_lr(step, batch_size, steps), 0.1),
+                "For a batch below 256 the full rate is below 0.1, and the warm-up goes down to it.",
+            ),
+        ),
+        "Work out the rate at step 0, in the middle of the warm-up, and at its end, on paper.",
+    )
+    compare_reals(
+        solution,
+        "scaled_lr",
+        later,
+        _scaled_lr,
+        (
+            (
                 schedule(_scaled_lr, late_by=5),
                 "Epochs count from the beginning of training, the warm-up included.",
             ),
@@ -148,15 +187,28 @@ def scaled_lr(solution: Callable[[int, int, int], float]) -> str:
                 "Epoch 30 begins with step 30 · steps_per_epoch: compare with >=.",
             ),
             (
-                lambda step, batch_size, steps: min(
-                    _scaled_lr(step, batch_size, steps), 0.1 * batch_size / 256
-                ),
-                "For a batch below 256 the warm-up goes down from 0.1 to the full rate; you cut it off.",
+                schedule(_scaled_lr, decay=0.5),
+                "Each time the rate is divided by 10, not by 2.",
+            ),
+            (
+                schedule(_scaled_lr, epochs=(30, 60, 90)),
+                "The third division comes with epoch 80: epoch 90 is after the end.",
+            ),
+            (
+                lambda step, batch_size, steps: _scaled_lr(step * steps, batch_size, steps),
+                "step counts steps, not epochs: epoch 30 begins with step 30 · steps_per_epoch.",
+            ),
+            (
+                lambda step, batch_size, steps: max(_scaled_lr(step, batch_size, steps), 0.1),
+                "For a batch below 256 the full rate is below 0.1, and after each decay it is lower still.",
             ),
         ),
-        "Work out the rate at step 0, in the middle of the warm-up, and at its end, on paper.",
+        "The warm-up is right. After it comes the full rate, 0.1 for each 256 images, divided by 10 at the "
+        "beginning of epochs 30, 60 and 80, so by 1,000 in all: work out the rate at the end of the warm-up "
+        "and one step before and after each of these, on paper.",
     )
-    return f"the rate is right at {len(cases)} steps, in the warm-up and after each decay."
+    num_steps = len(warmup) + len(later)
+    return f"the rate is right at {num_steps} steps, in the warm-up and after each decay."
 
 
 # ---- the ring
@@ -334,6 +386,7 @@ def loss_scaler(solution: Callable[[float, int], object]) -> str:
         ([None, None, "inf", None, None, None, None, None, None], 1024.0, 3),
         ([None, None, "inf", None, "nan", "-inf", None, None, None, None, None], 64.0, 2),
         (["inf", "inf", None, None, None], 65536.0, 1),
+        (["nan", "inf", None, None], 1.0, 2),  # down to a fraction
     )
     begun = False
     for events, scale, interval in stories:
@@ -456,6 +509,8 @@ def _why_scale(history: list[str], before: float, given: float, right: float, in
     if last != "good":
         if near(given, before):
             return said + "An overflow halves the scale."
+        if near(given, before // 2):
+            return said + "// 2 throws away the rest, and a scale may be less than 1: divide with /."
         return said + "Halve the scale once for each step that overflows, whatever it was before."
     if right > before:
         if near(given, before):
@@ -474,20 +529,61 @@ def _why_scale(history: list[str], before: float, given: float, right: float, in
 # ---- gradient accumulation
 
 
+class _Kept:
+    """What a forward pass keeps for the backward pass; it is gone when nothing refers to it any more."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+
 class _Watched(nn.Module):
-    """A small network without batch normalization that notes each forward and each backward pass."""
+    """A small network without batch normalization that notes what is done with it.
+
+    Attributes:
+        events: for each forward pass its images, for each backward pass a 0.
+        modes: for each forward pass the modes of all modules.
+        held: how many forward passes still had their memory when a later one began.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.body = nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.Tanh(), nn.Linear(8, 5))
-        self.events: list[int] = []  # images of a forward pass; 0 for a backward pass
+        # The dropout drops nothing, but it has a mode.
+        layers = (nn.Flatten(), nn.Linear(12, 8), nn.Tanh(), nn.Dropout(0.0), nn.Linear(8, 5))
+        self.body = nn.Sequential(*layers)
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin to note anew."""
+        self.events: list[int] = []
+        self.modes: list[list[bool]] = []
+        self.held = 0
+        self._kept: list[list[weakref.ref]] = []
+
+    def still_held(self) -> int:
+        """How many forward passes have something of their memory left."""
+        return sum(any(kept() is not None for kept in of_one) for of_one in self._kept)
 
     def forward(self, x: Tensor) -> Tensor:
         self.events.append(len(x))
-        logits = self.body(x)
+        self.modes.append(_modes(self))
+        self.held = max(self.held, self.still_held())
+        of_this: list[weakref.ref] = []
+        self._kept.append(of_this)
+
+        def pack(tensor: Tensor) -> _Kept:
+            kept = _Kept(tensor)
+            of_this.append(weakref.ref(kept))
+            return kept
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept.tensor):
+            logits = self.body(x)
         if logits.requires_grad:
             logits.register_hook(lambda _: self.events.append(0))
         return logits
+
+
+def _modes(model: nn.Module) -> list[bool]:
+    return [module.training for module in model.modules()]
 
 
 def _whole_gradient(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[float, list[Tensor]]:
@@ -507,6 +603,11 @@ def accumulate(solution: Callable[[nn.Module, Tensor, Tensor, int], float]) -> s
     for seed, (num_images, part_size) in enumerate(cases):
         torch.manual_seed(seed)
         model = _Watched()
+        if seed % 3 == 1:
+            model.body[3].eval()  # one layer frozen
+        elif seed % 3 == 2:
+            model.eval()
+        modes = _modes(model)
         images, labels = torch.randn(num_images, 1, 3, 4), torch.randint(0, 5, (num_images,))
         loss, right = _whole_gradient(model, images, labels)
         # Gradients of an earlier step lie around, as they do in a real training.
@@ -514,14 +615,25 @@ def accumulate(solution: Callable[[nn.Module, Tensor, Tensor, int], float]) -> s
         for parameter, gradient in zip(model.parameters(), stale, strict=True):
             parameter.grad = gradient.clone()
         weights = copy.deepcopy(model.state_dict())
-        model.events.clear()
-        said = call_reader(solution, model, images, labels, part_size, describe=call, begun=seed > 0)
+        model.forget()
+        with kept(call, images=images, labels=labels):
+            said = call_reader(solution, model, images, labels, part_size, describe=call, begun=seed > 0)
         where = f"With {num_images} images in parts of {part_size}: "
+        if _modes(model) != modes:
+            raise CheckFailed(
+                where + "the network, or a layer of it, is left in another mode. Whether norms and dropout "
+                "train is the caller's choice (a layer may be frozen): call neither train() nor eval()."
+            )
+        if any(mode != modes for mode in model.modes):
+            raise CheckFailed(
+                where + "the images go through a network in another mode than it came in: its gradient is "
+                "another one where there is a norm or dropout. Call neither train() nor eval()."
+            )
         if any(not torch.equal(weights[name], value) for name, value in model.state_dict().items()):
             raise CheckFailed(
                 where + "the weights have moved. Leave the gradient in .grad, and take no step."
             )
-        _compare_parts(model.events, num_images, part_size, where)
+        _compare_parts(model, num_images, part_size, where)
         given = [parameter.grad for parameter in model.parameters()]
         if any(gradient is None for gradient in given):
             if 0 in model.events:
@@ -533,16 +645,23 @@ def accumulate(solution: Callable[[nn.Module, Tensor, Tensor, int], float]) -> s
                 where + "a parameter has no gradient: call backward() on the loss of each part."
             )
         _compare_accumulated(model, images, labels, part_size, given, right, stale, where)
+        if model.held or model.still_held():
+            raise CheckFailed(
+                where + "the gradients are right, but the memory of a part is still held when the next one "
+                "begins, or at the end. backward() frees it, unless it is told to retain_graph, or comes too "
+                "late: one backward() for each part, before the next part."
+            )
         _compare_loss(said, loss, where, call)
     return f"gradients and loss are those of the whole batch in {len(cases)} cases, with uneven parts too."
 
 
-def _compare_parts(events: list[int], num_images: int, part_size: int, where: str) -> None:
+def _compare_parts(model: _Watched, num_images: int, part_size: int, where: str) -> None:
     """Compare how the work was cut up.
 
     Raises:
         CheckFailed: if a part is too large, an image is missing, or nothing is saved.
     """
+    events = model.events
     sizes = [size for size in events if size]
     if not sizes:
         raise CheckFailed(where + "the model was never called.")
@@ -682,12 +801,21 @@ def _as_numbers(share: object, call: str) -> list[int]:
         CheckFailed: if it is none.
     """
     if isinstance(share, Tensor | np.ndarray):
+        kind = str(share.dtype).removeprefix("torch.")
+        if share.ndim == 1 and kind not in ("int64", "int32") and len(share):
+            raise CheckFailed(
+                f"{call} gives numbers of the type {kind} for a batch. PyTorch picks images by int64 or "
+                "int32 only (floats it refuses, bool and uint8 it takes for a mask, and short types "
+                "overflow): leave them as `order` has them."
+            )
         share = share.tolist()
     if isinstance(share, range | tuple):
         share = list(share)
+    if isinstance(share, list):
+        share = [i.item() if isinstance(i, Tensor | np.generic) and i.ndim == 0 else i for i in share]
     if not isinstance(share, list) or any(isinstance(i, bool) or not isinstance(i, Real) for i in share):
         raise CheckFailed(f"{call} must give one tensor of indices for each batch; one of them is {share!r}.")
-    if any(i != int(i) or isinstance(i, float) for i in share):
+    if any(i != int(i) for i in share):
         raise CheckFailed(
             f"{call} gives {share!r} for a batch: these are no whole numbers, and cannot pick images."
         )
@@ -711,6 +839,7 @@ def shares(solution: Callable[[Tensor, int, int, int], Sequence]) -> str:
         (14, 9, 4),
         (10, 5, 2),
         (5, 8, 1),
+        (300, 70, 2),  # more than a byte can count
     )
     begun = False
     for num_images, batch_size, num_ranks in cases:
@@ -721,15 +850,27 @@ def shares(solution: Callable[[Tensor, int, int, int], Sequence]) -> str:
             call = (
                 f"shares(order of {num_images}, batch_size={batch_size}, rank={rank}, num_ranks={num_ranks})"
             )
-            answer = answer_of(
-                solution, order.clone(), batch_size, rank, num_ranks, describe=call, begun=begun
-            )
-            begun = True
-            if isinstance(answer, Tensor | np.ndarray):
-                answer = list(answer)
-            if not isinstance(answer, list | tuple):
-                raise CheckFailed(f"{call} gives {answer!r}: return a list with one share for each batch.")
-            told.append([_as_numbers(share, call) for share in answer])
+            asked = []
+            for _ in range(2):
+                with kept(call, order=order):
+                    answer = answer_of(
+                        solution, order, batch_size, rank, num_ranks, describe=call, begun=begun
+                    )
+                begun = True
+                if isinstance(answer, Tensor | np.ndarray):
+                    answer = list(answer)
+                if not isinstance(answer, list | tuple):
+                    raise CheckFailed(
+                        f"{call} gives {answer!r}: return a list with one share for each batch."
+                    )
+                asked.append([_as_numbers(share, call) for share in answer])
+            if asked[0] != asked[1]:
+                raise CheckFailed(
+                    f"{call} gives other shares when it is called again: it draws random numbers. So each "
+                    "rank shuffles for itself, and together they see some images twice and others never. "
+                    "`order` is shuffled already, alike for all ranks: take it as it stands."
+                )
+            told.append(asked[0])
         where = f"{num_images} images in batches of {batch_size} on {num_ranks} ranks: "
         _compare_shares(told, batches, order.tolist(), where)
     return f"every image once, in its own batch, in {len(cases)} cases where the count divides or does not."
@@ -761,6 +902,13 @@ def _compare_shares(
     missing = [i for i in order if i not in seen]
     if len(told) > 1 and len(twice) == len(order) and told[0] == told[1]:
         raise CheckFailed(where + "every rank gets the same images: use the rank.")
+    if twice and missing:
+        raise CheckFailed(
+            f"{where}some images are seen more than once, image {twice[0]} for instance, and others never, "
+            f"image {missing[0]} for instance. Either each rank shuffles for itself (by a seed of its own, "
+            "say): `order` is shuffled already, alike for all. Or the slices of the ranks overlap: begin at "
+            "the rank, and go on in steps of num_ranks."
+        )
     if twice:
         raise CheckFailed(
             f"{where}{len(twice)} images are seen more than once, image {twice[0]} for instance. Fill "
@@ -783,7 +931,8 @@ def _compare_shares(
         if sorted(together) != sorted(batch):
             raise CheckFailed(
                 f"{where}in step {b} the ranks together compute {sorted(together)}, and one process would "
-                f"compute {sorted(batch)}. Cut the batches first, and then share out each of them."
+                f"compute {sorted(batch)}. Cut the batches first, from `order` as it stands, and then share "
+                "out each of them."
             )
         sizes = [len(shares_of_rank[b]) for shares_of_rank in told]
         if max(sizes) - min(sizes) > 1:
@@ -804,7 +953,7 @@ def average_gradients(solution: Callable[[list[list[Tensor]], list[int]], Sequen
         CheckFailed: if a gradient differs.
     """
     call = "average_gradients(gradients, counts)"
-    cases = ((5, 2), (4, 4), (3, 3, 1), (1, 7, 2, 6), (6,), (4, 0))  # an unequal one first
+    cases = ((5, 2), (4, 4), (3, 3, 1), (1, 7, 2, 6), (6,), (4, 0), (300, 20))  # an unequal one first
     for seed, counts in enumerate(cases):
         torch.manual_seed(seed)
         model = _Watched().double()
@@ -815,7 +964,8 @@ def average_gradients(solution: Callable[[list[list[Tensor]], list[int]], Sequen
             for part in zip(images.split(counts), labels.split(counts), strict=True)
         ]
         before = copy.deepcopy(gradients)
-        answer = answer_of(solution, gradients, list(counts), describe=call, begun=seed > 0)
+        handed = list(counts)
+        answer = answer_of(solution, gradients, handed, describe=call, begun=seed > 0)
         where = f"With {list(counts)} images: "
         if isinstance(answer, Tensor) or not isinstance(answer, list | tuple):
             raise CheckFailed(f"{where}{call} gives a {type(answer).__name__}: return a list of tensors.")
@@ -833,12 +983,21 @@ def average_gradients(solution: Callable[[list[list[Tensor]], list[int]], Sequen
                 f"{where}the gradients must have the shapes of the parameters, and have {shapes}."
             )
         _compare_average(list(answer), before, counts, right, where)
-        for mine, old in zip(gradients, before, strict=True):
-            if not all(torch.equal(a, b) for a, b in zip(mine, old, strict=True)):
-                raise CheckFailed(
-                    f"{where}right, but the gradients of a rank have been changed on the way: begin with a "
-                    "new sum."
-                )
+        if spoiled(snapshot(before), gradients):
+            raise CheckFailed(
+                f"{where}right, but the gradients of a rank have been changed on the way: begin with a new "
+                "sum."
+            )
+        if handed != list(counts):
+            raise CheckFailed(
+                f"{where}right, but `counts` has been changed on the way: it is {handed} afterwards."
+            )
+        given = {id(g) for of_rank in gradients for g in of_rank}
+        if any(id(g) in given for g in answer):
+            raise CheckFailed(
+                f"{where}right, but you hand back a rank's own tensor: whoever changes one then changes "
+                "both. Return new tensors."
+            )
     return f"the average is the gradient of all images together in {len(cases)} cases."
 
 
