@@ -19,7 +19,7 @@ import importlib.util
 import json
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,10 @@ from sphinx.application import Sphinx
 from sphinx.transforms import SphinxTransform
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective, SphinxRole
+
+from resnetbook import models, runs
+from resnetbook.experiments import Experiment
+from resnetbook.recipe import Recipe
 
 logger = logging.getLogger(__name__)
 
@@ -142,35 +146,10 @@ class Exercises(SphinxDirective):
 # Records
 
 
-def read_records(folder: Path) -> dict[str, list[dict]]:
-    """All records of training runs, by experiment, in order of the seed.
-
-    What is not the record of a training run (it has no ``history``), such as a benchmark, is left out.
-
-    Raises:
-        ValueError: if a file is not JSON; the message names it.
-    """
-    found: dict[str, list[dict]] = {}
-    for path in sorted(folder.glob("*.json")):
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path.name} is not a record: {error}") from error
-        if isinstance(record, dict) and record.get("history") and "test_accuracy" in record:
-            experiment = record.get("experiment") or path.stem.rpartition("-seed")[0] or path.stem
-            record.setdefault("name", path.stem)
-            found.setdefault(experiment, []).append(record)
-    for records in found.values():
-        records.sort(key=lambda record: record.get("seed", 0))
-    return found
-
-
 def accuracy_text(records: list[dict], digits: int = 4) -> str:
     """Mean ± sample standard deviation of the test accuracy, or the one value there is."""
-    from resnetbook.runs import mean_std  # imports torch: only when a page asks for it
-
     values = [record["test_accuracy"] for record in records]
-    mean, deviation = mean_std(values)
+    mean, deviation = runs.mean_std(values)
     if len(values) == 1:
         return f"{mean:.{digits}f}"
     return f"{mean:.{digits}f} ± {deviation:.{digits}f}"
@@ -180,91 +159,11 @@ def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
-def _number(value: float | int | None) -> str:
-    return "not recorded" if value is None else f"{value:,}"
-
-
-def model_in_words(model: dict) -> str:
-    """A record's ``model`` entry as a phrase; what the phrase does not cover is listed behind it."""
-    rest = dict(model)
-    family = rest.pop("family", "unknown family")
-    rest.pop("num_classes", None)
-    rest.pop("in_channels", None)
-    if family == "d2l-resnet18":
-        words = ["ResNet-18 as d2l.ai builds it"]
-    elif family == "resnet":
-        words = [f"ResNet-{rest.pop('depth', '?')}"]
-        stem = rest.pop("stem", "imagenet")
-        words.append("stem 7×7 of stride 2 and max-pool" if stem == "imagenet" else "stem 3×3 of stride 1")
-    elif family == "cifar":
-        kind = "residual" if rest.pop("residual", True) else "plain"
-        words = [f"{kind} network of {rest.pop('depth', '?')} layers for small images"]
-        shortcut = rest.pop("shortcut", "A")
-        if kind == "residual":
-            words.append(f"shortcut option {shortcut}")
-        words.append(f"stem of stride {rest.pop('stem_stride', 1)}")
-    else:
-        words = [family]
-    if rest.pop("zero_init_residual", False):
-        words.append("each block begins as its shortcut")
-    words += [f"{key.replace('_', ' ')} {value}" for key, value in rest.items()]
-    return ", ".join(words)
-
-
-def recipe_in_words(recipe: dict) -> str:
-    """A record's ``recipe`` entry as a sentence; a field that is new to this function is listed as it is."""
-    rest = dict(recipe)
-
-    def take(key: str, default: Any = None) -> Any:
-        return rest.pop(key, default)
-
-    momentum, nesterov, decay = take("momentum", 0), take("nesterov"), take("weight_decay", 0)
-    schedule = {"constant": "constant", "cosine": "falling to 0 along a cosine", "onecycle": "one cycle"}
-    named = take("schedule", "constant")
-    words = [
-        f"{_count(take('num_epochs', 0), 'epoch')} of SGD, batches of {take('batch_size', '?')}",
-        f"learning rate {take('lr', '?')} ({schedule.get(named, named)})",
-    ]
-    if warmup := take("warmup_steps", 0):
-        words.append(f"warm-up over {_count(warmup, 'step')}")
-    if momentum:
-        words.append(f"{'Nesterov ' if nesterov else ''}momentum {momentum}")
-    else:
-        words.append("no momentum")
-    words.append(f"weight decay {decay}" if decay else "no weight decay")
-    if smoothing := take("label_smoothing", 0):
-        words.append(f"label smoothing {smoothing}")
-    if take("initialization", "model") == "xavier":
-        words.append("Xavier initialization")
-    words.append("normalized pixels" if take("normalize", True) else "pixels from 0 to 1, not normalized")
-    side = take("resize")
-    words.append(f"images resized to {side}×{side}" if side else "images at 28×28")
-    augmentation = []
-    if take("flip"):
-        augmentation.append("mirrored")
-    if shift := take("shift", 0):
-        augmentation.append(f"shifted by up to {_count(shift, 'pixel')}")
-    if erase := take("erase", 0):
-        augmentation.append(f"a rectangle hidden with probability {erase}")
-    words.append(f"training images {' and '.join(augmentation)}" if augmentation else "no augmentation")
-    if (parts := take("accumulate", 1)) != 1:
-        words.append(f"each batch in {_count(parts, 'part')}")
-    if decay_of_average := take("ema", 0):
-        words.append(f"moving average of the weights with decay {decay_of_average}")
-    if take("flip_test"):
-        words.append("tested on each image and its mirror image")
-    words.append(take("autocast") or "float32")
-    if take("channels_last"):
-        words.append("channels-last memory")
-    words += [f"{key.replace('_', ' ')} {value}" for key, value in rest.items()]
-    return ", ".join(words) + "."
-
-
-def _same_or_by_seed(records: list[dict], text_of: Any) -> str:
+def _same_or_by_seed(records: list[dict], text_of: Callable[[dict], str]) -> str:
     """One text if all records agree, else each text with its seeds."""
     seeds: dict[str, list[str]] = {}
     for record in records:
-        seeds.setdefault(text_of(record), []).append(str(record.get("seed", "?")))
+        seeds.setdefault(text_of(record), []).append(str(record["seed"]))
     if len(seeds) == 1:
         return next(iter(seeds))
     return "; ".join(
@@ -273,46 +172,39 @@ def _same_or_by_seed(records: list[dict], text_of: Any) -> str:
 
 
 def _hardware(record: dict) -> str:
-    hardware = record.get("hardware") or {}
-    told = hardware.get("device", "not recorded")
-    if threads := hardware.get("threads"):
-        told += f", {_count(threads, 'CPU thread')}"
+    hardware = record["hardware"]
+    told = f"{hardware['device']}, {_count(hardware['threads'], 'CPU thread')}"
     if processes := hardware.get("processes"):
         told += f" in each of {processes} processes"
     return told
 
 
 def _versions(record: dict) -> str:
-    versions = record.get("versions") or {}
-    return ", ".join(f"{name} {version}" for name, version in versions.items()) or "not recorded"
+    return ", ".join(f"{name} {version}" for name, version in record["versions"].items())
 
 
 def _images(record: dict) -> str:
-    text = f"{_number(record.get('num_images'))} to train on"
-    held_out = record.get("held_out")
-    return f"{text}, {held_out:,} held out" if held_out else f"{text}, none held out"
+    held_out = f"{record['held_out']:,}" if record["held_out"] else "none"
+    return f"{record['num_images']:,} to train on, {held_out} held out"
 
 
 def _minutes(record: dict) -> float:
-    return sum(epoch.get("seconds", 0.0) for epoch in record["history"]) / 60
+    return sum(epoch["seconds"] for epoch in record["history"]) / 60
 
 
 def facts(records: list[dict]) -> list[tuple[str, str]]:
     """What the records of one experiment have in common, as pairs of a label and a text."""
-    first = records[0]
-    side = (first.get("recipe") or {}).get("resize") or 28
-    return [
-        ("Network", _same_or_by_seed(records, lambda r: model_in_words(r.get("model") or {}))),
-        ("Recipe", _same_or_by_seed(records, lambda r: recipe_in_words(r.get("recipe") or {}))),
-        ("Images", _same_or_by_seed(records, _images)),
-        ("Parameters", _same_or_by_seed(records, lambda r: _number(r.get("parameters")))),
-        (
-            f"MACs for one image at {side}×{side}",
-            _same_or_by_seed(records, lambda r: _number(r.get("macs"))),
-        ),
-        ("Hardware", _same_or_by_seed(records, _hardware)),
-        ("Versions", _same_or_by_seed(records, _versions)),
-    ]
+    side = records[0]["recipe"]["resize"] or 28
+    texts: dict[str, Callable[[dict], str]] = {
+        "Network": lambda record: models.in_words(record["model"]),
+        "Recipe": lambda record: Recipe.from_dict(record["recipe"]).in_words(),
+        "Images": _images,
+        "Parameters": lambda record: f"{record['parameters']:,}",
+        f"MACs for one image at {side}×{side}": lambda record: f"{record['macs']:,}",
+        "Hardware": _hardware,
+        "Versions": _versions,
+    }
+    return [(label, _same_or_by_seed(records, text_of)) for label, text_of in texts.items()]
 
 
 _SEED_HEADER = (
@@ -330,24 +222,22 @@ _SEED_HEADER = (
 def seed_row(record: dict) -> tuple[str, ...]:
     """One record as a row under ``_SEED_HEADER``."""
     last = record["history"][-1]
-    valid = last.get("valid_accuracy")
-    loss = last.get("train_loss")
-    clean = record.get("clean_tree")
+    valid = last["valid_accuracy"]
     return (
-        str(record.get("seed", "?")),
+        str(record["seed"]),
         f"{record['test_accuracy']:.4f}",
-        "not recorded" if loss is None else f"{loss:.4f}",
+        f"{last['train_loss']:.4f}",
         "none held out" if valid is None else f"{valid:.4f}",
         f"{_minutes(record):.1f}",
-        record.get("date", "not recorded"),
-        (record.get("commit") or "not recorded")[:12],
-        "not recorded" if clean is None else "yes" if clean else "no",
+        record["date"],
+        (record["commit"] or "not recorded")[:12],
+        "yes" if record["clean_tree"] else "no",
     )
 
 
-def seeds_in_words(records: list[dict], planned: int | None) -> str:
+def seeds_in_words(records: list[dict], planned: int) -> str:
     """How many seeds there are, and of how many that are planned."""
-    if planned is None or len(records) >= planned:
+    if len(records) >= planned:
         return _count(len(records), "seed")
     return f"{len(records)} of {planned} planned seeds; the others are not recorded yet"
 
@@ -378,19 +268,6 @@ def _table(header: Iterable[str], rows: Iterable[Iterable[Cell]], css_class: str
     return nodes.table("", group, classes=[css_class])
 
 
-def _known_experiments(app: Sphinx) -> dict[str, tuple[int, str]]:
-    """Planned seeds and one sentence about each experiment that the package defines."""
-    if app.config.resnetbook_experiments is not None:
-        return {name: tuple(value) for name, value in app.config.resnetbook_experiments.items()}
-    from resnetbook.runs import EXPERIMENTS  # imports torch: only when a page asks for it
-
-    return {name: (experiment.seeds, experiment.about) for name, experiment in EXPERIMENTS.items()}
-
-
-def _records_folder(app: Sphinx) -> Path:
-    return Path(app.confdir, app.config.resnetbook_records).resolve()
-
-
 def _section_id(experiment: str) -> str:
     return f"run-{nodes.make_id(experiment)}"
 
@@ -400,11 +277,9 @@ class Runs(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """Build the nodes from the records as they are now."""
-        folder = _records_folder(self.env.app)
         # A folder never counts as an unchanged file, so the page is always written anew.
-        self.env.note_dependency(str(folder))
-        found = read_records(folder)
-        known = _known_experiments(self.env.app)
+        self.env.note_dependency(str(runs.RECORDS))
+        found, known = runs.by_experiment(), runs.EXPERIMENTS
         missing = [name for name in known if name not in found]
         # In the order in which the package defines the experiments; then any that it does not know.
         order = [name for name in known if name in found]
@@ -423,9 +298,9 @@ class Runs(SphinxDirective):
         rows = []
         for name in order:
             records = found[name]
-            planned = known.get(name, (None, ""))[0]
+            planned = known[name].seeds if name in known else len(records)
             minutes = sum(map(_minutes, records)) / len(records)
-            seeds = str(len(records)) if planned in (None, len(records)) else f"{len(records)} of {planned}"
+            seeds = str(len(records)) if planned == len(records) else f"{len(records)} of {planned}"
             link = nodes.reference("", name, refid=_section_id(name))
             rows.append(([link], seeds, accuracy_text(records), f"{minutes:.1f}"))
         header = ("Experiment", "Seeds", "Test accuracy, mean ± standard deviation", "Minutes per seed")
@@ -439,8 +314,8 @@ class Runs(SphinxDirective):
         paragraph += nodes.Text(".")
         return paragraph
 
-    def _section(self, name: str, records: list[dict], known: tuple[int, str] | None) -> nodes.section:
-        planned, about = known or (None, "")
+    def _section(self, name: str, records: list[dict], known: Experiment | None) -> nodes.section:
+        planned, about = (known.seeds, known.about) if known else (len(records), "")
         section = nodes.section("", nodes.title("", name), ids=[_section_id(name)])
         self.state.document.note_explicit_target(section)
         if about:
@@ -454,16 +329,14 @@ class Runs(SphinxDirective):
         section += result
         section += _table(("", ""), facts(records))
         section += _table(_SEED_HEADER, map(seed_row, records), "runs-seeds")
-        if not all(record.get("clean_tree", True) for record in records):
+        if not all(record["clean_tree"] for record in records):
             section += nodes.paragraph(
                 "",
                 "“Code unchanged: no” means that the package had uncommitted changes when the run began.",
             )
         section += nodes.paragraph("", "To train it again:")
-        commands = [
-            record.get("command") or f"python -m resnetbook train {record['name']}" for record in records
-        ]
-        section += nodes.literal_block("\n".join(commands), "\n".join(commands), language="bash")
+        commands = "\n".join(record["command"] for record in records)
+        section += nodes.literal_block(commands, commands, language="bash")
         return section
 
 
@@ -475,9 +348,8 @@ class Accuracy(SphinxRole):
 
     def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
         """Write the number as text."""
-        folder = _records_folder(self.env.app)
-        self.env.note_dependency(str(folder))
-        records = read_records(folder).get(self.text)
+        self.env.note_dependency(str(runs.RECORDS))
+        records = runs.by_experiment().get(self.text)
         if not records:
             logger.warning("no record of experiment %r", self.text, location=self.get_location())
             return [nodes.Text("(not recorded)")], []
@@ -487,7 +359,8 @@ class Accuracy(SphinxRole):
 
 
 # ---------------------------------------------------------------------------------------------------
-# Addresses
+# Addresses. MyST's url schemes could serve links, but not the address in a block of code, and each of them
+# would repeat it.
 
 
 def _addresses(app: Sphinx) -> dict[str, str]:
@@ -598,8 +471,6 @@ def finish_site(app: Sphinx, exception: Exception | None) -> None:
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register everything with Sphinx."""
-    app.add_config_value("resnetbook_records", "code/resnetbook/records", "env")
-    app.add_config_value("resnetbook_experiments", None, "env")
     app.add_transform(Callouts)
     app.add_directive("exercises", Exercises)
     app.add_directive("runs", Runs)

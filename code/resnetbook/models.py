@@ -461,3 +461,30 @@ def build(spec: dict) -> nn.Module:
     if missing:
         raise ValueError(f"{family!r} needs {', '.join(missing)}")
     return families[family](**options)
+
+
+def in_words(spec: dict) -> str:
+    """A record's ``model`` entry as a phrase; an option that has no words of its own is listed behind it."""
+    rest = {name: value for name, value in spec.items() if name not in ("in_channels", "num_classes")}
+    family = rest.pop("family")
+    if family == "d2l-resnet18":
+        words = ["ResNet-18 as d2l.ai builds it"]
+    elif family == "resnet":
+        words = [f"ResNet-{rest.pop('depth')}"]
+        imagenet = rest.pop("stem", "imagenet") == "imagenet"
+        words.append("stem 7×7 of stride 2 and max-pool" if imagenet else "stem 3×3 of stride 1")
+    elif family == "cifar":
+        kind = "residual" if rest.pop("residual", True) else "plain"
+        words = [f"{kind} network of {rest.pop('depth')} layers for small images"]
+        shortcut = rest.pop("shortcut", "A")
+        if kind == "residual":
+            words.append(f"shortcut option {shortcut}")
+        words.append(f"stem of stride {rest.pop('stem_stride', 1)}")
+    else:
+        words = [family]
+    if rest.pop("zero_init_residual", False):
+        words.append("each block begins as its shortcut")
+    if rest.pop("preactivation", False):
+        words.append("pre-activation blocks")
+    words += [f"{name.replace('_', ' ')} {value}" for name, value in rest.items()]
+    return ", ".join(words)

@@ -17,7 +17,6 @@ import secrets
 import statistics
 import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,260 +27,17 @@ from safetensors.numpy import load_file
 from safetensors.numpy import save as pack
 
 from resnetbook import data, models, probes
-from resnetbook.train import Recipe, choose_device, evaluate, fit, recipe_of, suited
+from resnetbook.checkpoint import recipe_of
+from resnetbook.devices import choose_device, suited
+from resnetbook.experiments import EXPERIMENTS, Experiment
+from resnetbook.recipe import Recipe
+from resnetbook.train import evaluate, fit
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
 RECORDS = Path(__file__).parent / "records"
 MODES = ("recorded", "quick", "full")
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """What the book trains, for every seed: a model, a recipe, and what is kept.
-
-    Attributes:
-        model: for ``models.build``.
-        recipe: how to train.
-        seeds: how many, counted from 0.
-        held_out: training images kept aside for validation; 0 keeps none aside.
-        num_images: train on the first so many of the rest; ``None`` trains on all of it.
-        num_test: test images read at the end; ``None`` reads all of them.
-        fixed_slice: training images evaluated after every epoch in evaluation mode.
-        keep_logits: store the test logits beside the record.
-        quick_images: how many images the ``quick`` mode trains on.
-        about: one sentence for the runs appendix.
-    """
-
-    model: dict
-    recipe: Recipe
-    seeds: int = 3
-    held_out: int = 10_000
-    num_images: int | None = None
-    num_test: int | None = None
-    fixed_slice: int = 0
-    keep_logits: bool = False
-    quick_images: int = 1_000
-    about: str = field(default="", kw_only=True)
-
-
-# Chapter 5: d2l's chapter to the letter, but for how the machine stores and multiplies: channels-last
-# memory, and bfloat16 inside convolutions and linear layers. On a processor with bfloat16 instructions
-# both together halve the time.
-_SOURCE_RECIPE = Recipe(
-    num_epochs=10,
-    batch_size=256,
-    lr=0.05,
-    momentum=0.0,
-    weight_decay=0.0,
-    schedule="constant",
-    initialization="xavier",
-    normalize=False,
-    resize=96,
-    channels_last=True,
-    autocast="bfloat16",
-)
-# Chapter 5: one short recipe for every stem, so that the stem is the only change.
-_STEM_RECIPE = Recipe(
-    num_epochs=3,
-    batch_size=64,
-    lr=0.05,
-    weight_decay=5e-4,
-    schedule="onecycle",
-    channels_last=True,
-    autocast="bfloat16",
-)
-# Chapter 1: one recipe for LeNet and for every depth of the small VGG.
-_PLAIN_RECIPE = Recipe(
-    num_epochs=5, batch_size=64, lr=0.05, weight_decay=5e-4, schedule="onecycle", channels_last=True
-)
-# Chapters 2 and 3: the paper's SGD, short.
-_DEGRADATION_RECIPE = Recipe(
-    num_epochs=6, batch_size=128, lr=0.1, weight_decay=1e-4, warmup_steps=200, channels_last=True
-)
-
-# Chapter 6, the ladder: each row is the row above and one change, from the source recipe on.
-# Each change has two parts: what it changes in the model, and what in the recipe.
-_LADDER: dict[str, tuple[dict, dict]] = {
-    "0-source": ({}, {}),
-    "1-normalize-he": ({}, {"normalize": True, "initialization": "model"}),
-    "2-sgd": ({}, {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-4}),
-    "3-cosine": ({}, {"schedule": "cosine"}),
-    "4-stem": ({"stem": "small"}, {"resize": None}),
-    "5-flip": ({}, {"flip": True}),
-}
-# Then each of these alone, on top of the ladder's last row.
-_ADDITIONS: dict[str, tuple[dict, dict]] = {
-    "6-shift": ({}, {"shift": 2}),
-    "7-smoothing": ({}, {"label_smoothing": 0.1}),
-    "8-erasing": ({}, {"erase": 0.5}),
-    "9-zero-init": ({"zero_init_residual": True}, {}),
-    "10-ema": ({}, {"ema": 0.99}),
-    "11-flip-test": ({}, {"flip_test": True}),
-}
-
-# Chapter 6, what accuracy costs, and the time to accuracy: one large cycle.
-_CYCLE_RECIPE = Recipe(
-    num_epochs=2,
-    batch_size=128,
-    lr=0.2,
-    nesterov=True,
-    weight_decay=5e-4,
-    schedule="onecycle",
-    label_smoothing=0.1,
-    channels_last=True,
-    autocast="bfloat16",
-)
-
-
-def _ablation() -> dict[str, Experiment]:
-    """The rows of chapter 6's table: a narrow ResNet-18, 5 epochs, 50,000 images."""
-    row = Experiment(
-        {"family": "resnet", "depth": 18, "width": 8, "in_channels": 1, "num_classes": 10},
-        dataclasses.replace(_SOURCE_RECIPE, num_epochs=5),
-        seeds=5,
-        quick_images=6_000,
-    )
-
-    def changed(row: Experiment, model: dict, recipe: dict, about: str) -> Experiment:
-        recipe = dataclasses.replace(row.recipe, **recipe)
-        return dataclasses.replace(row, model=row.model | model, recipe=recipe, about=about)
-
-    rows = {}
-    for name, changes in _LADDER.items():
-        row = rows[name] = changed(
-            row, *changes, about="A step of the ladder: one change to the step before."
-        )
-    for name, changes in _ADDITIONS.items():
-        rows[name] = changed(
-            row, *changes, about="One addition to the last step of the ladder, ablation-5-flip."
-        )
-    return {f"ablation-{name}": experiment for name, experiment in rows.items()}
-
-
-def _experiments() -> dict[str, Experiment]:
-    grey = {"in_channels": 1, "num_classes": 10}
-    experiments = {
-        "source-recipe": Experiment(
-            {"family": "d2l-resnet18"},
-            _SOURCE_RECIPE,
-            held_out=0,
-            keep_logits=True,
-            about="d2l's ResNet-18 and recipe: SGD 0.05, 10 epochs, images at 96×96, in bfloat16.",
-        ),
-    }
-    stems = {
-        "imagenet-28": ({"stem": "imagenet"}, None),
-        "small-28": ({"stem": "small"}, None),
-        "imagenet-96": ({"stem": "imagenet"}, 96),
-    }
-    for name, (options, resize) in stems.items():
-        experiments[f"stem-{name}"] = Experiment(
-            {"family": "resnet", "depth": 18, **grey, **options},
-            dataclasses.replace(_STEM_RECIPE, resize=resize),
-            num_images=6_000,
-            about="ResNet-18, one stem and image size against the others, 6,000 images, 3 epochs.",
-        )
-    experiments["lenet"] = Experiment(
-        {"family": "lenet", **grey}, _PLAIN_RECIPE, about="LeNet-5 with tanh, 50,000 images, 5 epochs."
-    )
-    for depth in (6, 9, 12, 15):
-        experiments[f"vgg-{depth}"] = Experiment(
-            {"family": "small-vgg", "depth": depth, **grey},
-            _PLAIN_RECIPE,
-            about="A narrow VGG with batch norm; only its depth changes; 50,000 images, 5 epochs.",
-        )
-    # On maps of 14×14, which cost a quarter of 28×28 and show the same effect.
-    cifar = {"family": "cifar", "stem_stride": 2, **grey}
-
-    def on_all_images(model: dict, about: str, seeds: int = 3, **changes) -> Experiment:
-        recipe = dataclasses.replace(_DEGRADATION_RECIPE, **changes)
-        return Experiment(
-            cifar | model,
-            recipe,
-            seeds=seeds,
-            held_out=0,
-            fixed_slice=10_000,
-            quick_images=12_800,
-            about=about,
-        )
-
-    for depth in (8, 14, 20, 32, 44, 56):
-        for kind in ("plain", "residual"):
-            experiments[f"degradation-{kind}-{depth}"] = on_all_images(
-                {"depth": depth, "residual": kind == "residual", "shortcut": "A"},
-                "Plain against residual at equal parameters, 14×14 maps, 6 epochs.",
-                seeds=5 if depth in (20, 56) else 3,
-            )
-    # Chapter 2, honest limits: one setting changed, for the two plain depths that are compared.
-    limits = {
-        "low-rate": {"lr": 0.01},
-        "long-warmup": {"warmup_steps": 1_407},  # half of all steps
-        "long": {"num_epochs": 18},
-    }
-    for name, changes in limits.items():
-        for depth in (20, 56):
-            experiments[f"limits-{name}-plain-{depth}"] = on_all_images(
-                {"depth": depth, "residual": False, "shortcut": "A"},
-                "Plain, as in the degradation runs, but with "
-                + ", ".join(f"{field} {value}" for field, value in changes.items())
-                + ".",
-                **changes,
-            )
-    # Chapter 3: as degradation-residual, but for the shortcut, or the order inside of the block.
-    for option in ("B", "C"):
-        experiments[f"shortcut-{option.lower()}-20"] = on_all_images(
-            {"depth": 20, "shortcut": option},
-            "The residual network of 20 layers with another shortcut; option A is degradation-residual-20.",
-        )
-    for depth in (20, 56):
-        experiments[f"preactivation-{depth}"] = on_all_images(
-            {"depth": depth, "shortcut": "A", "preactivation": True},
-            f"Pre-activation blocks (v2); post-activation is degradation-residual-{depth}.",
-        )
-
-    def one_cycle(model: dict, about: str, quick_images: int = 6_000, **changes) -> Experiment:
-        recipe = dataclasses.replace(_CYCLE_RECIPE, **changes)
-        about += "; chosen on held-out images, in trials that were not recorded."
-        return Experiment(model | grey, recipe, seeds=5, held_out=0, quick_images=quick_images, about=about)
-
-    experiments["speed-90-cpu"] = one_cycle(
-        cifar | {"depth": 8},
-        "The time to a test accuracy of 0.90 on two CPU cores, on 60,000 images again, as with 50,000 a seed "
-        "stayed below it",
-        quick_images=12_800,
-    )
-    # On maps of 28×28. What is learned from both mirror images is asked for both.
-    narrow = {"family": "resnet", "depth": 18, "width": 16, "stem": "small"}
-    mirrored = {"flip": True, "flip_test": True}
-    experiments["speed-94-cpu"] = one_cycle(
-        narrow, "The time to a test accuracy of 0.94 on two CPU cores", num_epochs=9, **mirrored
-    )
-    experiments["epochs-5"] = one_cycle(narrow, "How good in 5 epochs", num_epochs=5)
-    for num_epochs in (20, 50):
-        experiments[f"epochs-{num_epochs}"] = one_cycle(
-            narrow, f"How good in {num_epochs} epochs", num_epochs=num_epochs, erase=0.5, **mirrored
-        )
-    # Not chosen by a trial: what did harm in five epochs, asked again where there are ten times as many.
-    experiments["epochs-50-shift"] = dataclasses.replace(
-        experiments["epochs-50"],
-        recipe=dataclasses.replace(experiments["epochs-50"].recipe, shift=2),
-        about="As epochs-50, and each training image moved by up to two pixels; fixed before its first run.",
-    )
-    # Not chosen by a trial, either: the book's own network at its full width, with the recipe that brings
-    # the narrow one to 0.94.
-    experiments["resnet-18"] = dataclasses.replace(
-        experiments["speed-94-cpu"],
-        model=experiments["speed-94-cpu"].model | {"width": 64},
-        seeds=3,
-        keep_logits=True,
-        about="The recipe of speed-94-cpu at the full width of a ResNet-18; fixed before its first run.",
-    )
-    return experiments | _ablation()
-
-
-EXPERIMENTS = _experiments()
 
 
 # What a notebook's switch says; ``None`` leaves it to the environment.
@@ -365,6 +121,16 @@ def load_seeds(experiment: str, folder: Path | None = None) -> list[dict]:
     return sorted((load(name, folder) for name in found), key=lambda record: record["seed"])
 
 
+def by_experiment(folder: Path | None = None) -> dict[str, list[dict]]:
+    """Load every record, by experiment, each in order of the seed; other files in the folder do not matter.
+
+    Raises:
+        ValueError: if a file is named as a record and holds none.
+    """
+    experiments = dict.fromkeys(name.rpartition("-seed")[0] for name in names(folder))
+    return {experiment: load_seeds(experiment, folder) for experiment in experiments if experiment}
+
+
 def load_logits(name: str, folder: Path | None = None) -> np.ndarray:
     """Test logits of a record, float16 ``(num_test, num_classes)``; the book's have all 10,000.
 
@@ -408,7 +174,7 @@ def record(
 ) -> dict:
     """Train a run in full and write its record; an interrupted one goes on from its checkpoint.
 
-    What this device does badly (:func:`resnetbook.train.suited`) is done otherwise, and said in one line;
+    What this device does badly (:func:`resnetbook.devices.suited`) is done otherwise, and said in one line;
     the record holds the recipe that was carried out. A run that began elsewhere goes on as it began. With
     ``fabric`` several processes train together, and the first of them writes.
 
@@ -434,7 +200,7 @@ def record(
     folder = folder or RECORDS
     folder.mkdir(parents=True, exist_ok=True)  # before hours of training, not after
     chosen = choose_device(device) if fabric is None else fabric.device
-    source = _source()  # before the run: what is edited while it computes did not take part
+    origin = source()  # before the run: what is edited while it computes did not take part
     dataset = data.fashion_mnist(root)
     images, labels, valid = dataset.train_images, dataset.train_labels, None
     if experiment.held_out:
@@ -481,26 +247,32 @@ def record(
         "hardware": hardware(chosen),
         "versions": versions(),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        **source,
+        **origin,
         "command": f"python -m resnetbook train {name}",
     }
     if fabric is not None:
         result["hardware"]["processes"] = fabric.world_size
         if not fabric.is_global_zero:
             return result
+    _store(result, test.logits if experiment.keep_logits else None, folder, checkpoint)
+    return result
+
+
+def _store(result: dict, logits: torch.Tensor | None, folder: Path, checkpoint: Path) -> None:
+    """Write a record and its logits; then the checkpoint has done its work."""
     try:
-        if experiment.keep_logits:
-            _write(folder / f"{name}.safetensors", pack({"test_logits": test.logits.half().numpy()}))
+        if logits is not None:
+            packed = pack({"test_logits": logits.half().numpy()})
+            _write(folder / f"{result['name']}.safetensors", packed)
         save(result, folder)
     except OSError as error:
         raise OSError(
-            f"cannot write the record of {name} into {folder}: {error}. The training is not lost: make room "
-            f"there, and run the same again; it goes on from {checkpoint}"
+            f"cannot write the record of {result['name']} into {folder}: {error}. The training is not lost: "
+            f"make room there, and run the same again; it goes on from {checkpoint}"
         ) from error
     # With what a kill in the middle of writing left beside it.
     for path in (checkpoint, *checkpoint.parent.glob(f"{checkpoint.name}.*.tmp")):
         path.unlink(missing_ok=True)
-    return result
 
 
 def obtain(experiment: str, folder: str | Path | None = None) -> Path:
@@ -527,7 +299,7 @@ def obtain(experiment: str, folder: str | Path | None = None) -> Path:
         return RECORDS
     seeds = known.seeds
     if chosen == "quick":
-        known = _quick(known)
+        known = known.quick()
         seeds = 1
     folder = (own_folder() if folder is None else Path(folder)) / chosen
     folder.mkdir(parents=True, exist_ok=True)
@@ -535,29 +307,6 @@ def obtain(experiment: str, folder: str | Path | None = None) -> Path:
         if name not in names(folder):
             record(name, folder, checkpoints=folder, experiment=known)
     return folder
-
-
-def _quick(experiment: Experiment) -> Experiment:
-    num_epochs = min(2, experiment.recipe.num_epochs)
-    # The same share of the steps, as near as whole steps allow.
-    num_images = experiment.num_images or data.SHAPES["train-images-idx3-ubyte"][0] - experiment.held_out
-    shorter = experiment.quick_images * num_epochs / (num_images * experiment.recipe.num_epochs)
-    # An average with the decay d looks back over about 1 / (1 - d) steps.
-    decay = max(0.0, 1 - (1 - experiment.recipe.ema) / shorter) if experiment.recipe.ema else 0.0
-    recipe = dataclasses.replace(
-        experiment.recipe,
-        num_epochs=num_epochs,
-        warmup_steps=round(experiment.recipe.warmup_steps * shorter),
-        ema=decay,
-    )
-    return dataclasses.replace(
-        experiment,
-        recipe=recipe,
-        num_images=experiment.quick_images,
-        num_test=1_000,
-        held_out=min(1_000, experiment.held_out),
-        fixed_slice=min(1_000, experiment.fixed_slice),
-    )
 
 
 def save(result: dict, folder: Path | None = None) -> Path:
@@ -597,7 +346,7 @@ def _carried_out(recipe: Recipe, device: torch.device, checkpoint: Path) -> tupl
     return began, differs
 
 
-def _source() -> dict:
+def source() -> dict:
     """The commit that the package runs from, and whether its files were unchanged."""
 
     def git(*arguments: str) -> str:

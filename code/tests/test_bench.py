@@ -13,7 +13,9 @@ from conftest import small_net
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from resnetbook import bench, data, models, probes, runs, train
+import bench
+from resnetbook import bench as results
+from resnetbook import data, models, probes, runs, train
 
 CPU = torch.device("cpu")
 D2L = "d2l.train_ch6's loop and loader"
@@ -62,7 +64,7 @@ def test_the_first_round_does_not_count_and_ratios_are_taken_round_by_round(toy,
         assert entry["median"] == statistics.median([16.0, 4.0])
         assert entry["ratios"] == [2.0, 4.0]
         assert entry["ratio"] == statistics.median([2.0, 4.0])
-    table = bench.table(result)
+    table = results.table(result)
     assert "28×28, turns of 2 steps" in table and "batches of 4" in table and "medians of 2 rounds" in table
     row = next(line for line in table.splitlines() if line.startswith("ours, float32"))
     assert row[len("ours, float32") :].split()[:4] == ["10", "3.00", "2.00", "4.00"]
@@ -122,7 +124,7 @@ def test_what_is_left_out_is_said_in_words(toy, cells):
     result = bench.measure([28], batch_size=4, num_batches=1, rounds=1, device="cpu")
     (name,) = (name for name in result["left_out"] if name.endswith("compiled"))
     assert result["left_out"][name] == NO_COMPILER
-    assert f"left out: {name} ({NO_COMPILER})" in " ".join(bench.table(result).split())
+    assert f"left out: {name} ({NO_COMPILER})" in " ".join(results.table(result).split())
     assert name not in result["sides"]["28"]["contestants"]
 
 
@@ -130,19 +132,19 @@ def test_the_result_says_how_it_was_made(toy, cells, monkeypatch):
     monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1:glibc.malloc.trim_threshold=34359738368")
     monkeypatch.setattr(bench.platform, "libc_ver", lambda: ("glibc", "2.36"))
     result = bench.measure([28, 28], batch_size=4, num_batches=2, rounds=1, device="cpu")
-    expected = "python -m resnetbook bench --side 28 --batch-size 4 --rounds 1 --batches 2 --device cpu"
+    expected = "python code/tools/bench.py --side 28 --batch-size 4 --rounds 1 --batches 2 --device cpu"
     assert result["command"] == expected
     assert {"commit", "clean_tree", "date", "versions"} <= set(result)
     assert result["hardware"]["threads"] == torch.get_num_threads()
-    table = bench.table(result)
+    table = results.table(result)
     assert "GLIBC_TUNABLES: hugetlb=1, trim_threshold=34359738368" in table
     assert all(len(line) <= 100 for line in table.splitlines())
     monkeypatch.delenv("GLIBC_TUNABLES")
     result = bench.measure([28], batch_size=4, num_batches=2, rounds=1, device="cpu")
-    assert "GLIBC_TUNABLES: not set" in bench.table(result)
+    assert "GLIBC_TUNABLES: not set" in results.table(result)
     monkeypatch.setattr(bench.platform, "libc_ver", lambda: ("", ""))  # another system
     result = bench.measure([28], batch_size=4, num_batches=2, rounds=1, device="cpu")
-    assert "GLIBC" not in bench.table(result)
+    assert "GLIBC" not in results.table(result)
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -393,7 +395,7 @@ def test_groups_follow_from_what_an_operation_is_part_of():
         "data loading": ["aten::copy_", "aten::_to_copy", "aten::to", "loading", "steps"],
         "other": ["aten::nll_loss_forward", "aten::cross_entropy_loss", "steps"],
     }
-    assert list(cases) == list(bench.GROUPS)
+    assert list(cases) == list(results.GROUPS)
     for group, lineage in cases.items():
         assert bench._group(lineage) == group
     for lineage in (
@@ -428,11 +430,11 @@ def test_the_groups_add_up_to_the_step(which, toy, five_batches, monkeypatch, on
     found = bench.profile_step(contestant, 24)
     assert 0 < found["num_steps"] * found["step_seconds"] < time.perf_counter() - start
     assert found["num_steps"] == (2 if which == D2L else 1)
-    assert tuple(found["seconds_per_image"]) == bench.GROUPS
+    assert tuple(found["seconds_per_image"]) == results.GROUPS
     total = 24 * sum(found["seconds_per_image"].values())
     assert total == pytest.approx(found["step_seconds"], rel=1e-3)
     seconds = found["seconds_per_image"]
-    busy = [name for name in bench.GROUPS if name != "format and type conversion"]
+    busy = [name for name in results.GROUPS if name != "format and type conversion"]
     if which == D2L:
         busy.remove("data loading")  # a list of tensors takes no time, and says nothing to the profiler
     assert all(seconds[name] > 0 for name in busy), seconds
@@ -530,21 +532,21 @@ def test_a_real_run_in_miniature(dataset, tmp_path, monkeypatch, recwarn):
         assert total == pytest.approx(profile["step_seconds"], rel=1e-3)
         assert all(value > 0 for value in profile["seconds_per_image"].values())
 
-    table = bench.table(result)
-    assert all(group in table for group in bench.GROUPS)
+    table = results.table(result)
+    assert all(group in table for group in results.GROUPS)
     assert all(len(line) <= 100 for line in table.splitlines())
     # There and back: a stored result prints the same.
     (tmp_path / "mine.json").write_text(json.dumps({"name": "mine"} | result))
-    assert bench.recorded(tmp_path) == ["mine"]
-    loaded = bench.load("mine", tmp_path)
+    assert results.recorded(tmp_path) == ["mine"]
+    loaded = results.load("mine", tmp_path)
     assert loaded == {"name": "mine"} | result
-    assert bench.table(loaded) == table
+    assert results.table(loaded) == table
 
 
 def test_what_is_recorded_loads_and_prints():
-    for name in bench.recorded():
-        result = bench.load(name)
-        table = bench.table(result)
+    for name in results.recorded():
+        result = results.load(name)
+        table = results.table(result)
         assert all(len(line) <= 100 for line in table.splitlines()), name
         assert result["clean_tree"] is True and result["commit"], name
         assert result["rounds"] >= 5, name
@@ -554,12 +556,12 @@ def test_what_is_recorded_loads_and_prints():
             assert all(0 < entry["mfu_without_padding"] < 1 for entry in entries.values()), name
             assert all(len(e["turns"]) == result["rounds"] for e in side.get("profile", {}).values()), name
     with pytest.raises(KeyError, match="no record 'nothing'"):
-        bench.load("nothing")
+        results.load("nothing")
 
 
 def test_results_are_no_records_of_training_runs():
-    assert not set(bench.recorded()) & set(runs.names())
-    assert bench.RECORDS.parent == runs.RECORDS
+    assert not set(results.recorded()) & set(runs.names())
+    assert results.RECORDS.parent == runs.RECORDS
 
 
 @pytest.mark.parametrize("name", ["side", "batch_size", "num_batches", "rounds"])

@@ -11,7 +11,8 @@ from conftest import claim, last_of_seeds, page_text
 from torch import nn
 from torch.nn import functional as F
 
-from resnetbook import compare, models, notebooks, probes, runs
+import notebooks
+from resnetbook import compare, models, probes, runs
 
 NETWORKS = ("lenet", "vgg-6", "vgg-9", "vgg-12", "vgg-15")
 KEYS = ("train_loss", "valid_accuracy", "test_accuracy")

@@ -12,7 +12,8 @@ import torch
 from conftest import claim, last_of_seeds, page_text
 from torch import Tensor, nn
 
-from resnetbook import compare, data, models, notebooks, runs
+import notebooks
+from resnetbook import compare, data, models, runs
 
 (PAGE,) = notebooks.paths(["05"])
 STEMS = ("stem-imagenet-28", "stem-small-28", "stem-imagenet-96")

@@ -12,7 +12,8 @@ import torch
 from conftest import claim, last_of_seeds
 from scipy.stats import t as student_t
 
-from resnetbook import compare, models, notebooks, probes, runs, train
+import notebooks
+from resnetbook import compare, models, probes, runs, train
 
 ROWS = [name for name in runs.EXPERIMENTS if name.startswith("ablation-")]
 

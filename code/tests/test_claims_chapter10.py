@@ -11,7 +11,10 @@ import torch
 from conftest import claim, page_text
 from torch import nn
 
-from resnetbook import bench, compare, models, notebooks, probes, runs, train
+import bench
+import notebooks
+from resnetbook import bench as results
+from resnetbook import compare, models, probes, runs, train
 
 (PATH,) = notebooks.paths(["10"])
 
@@ -97,7 +100,7 @@ def test_the_weights_decide_which_way_the_first_convolution_writes():
 
 @pytest.fixture(scope="module")
 def result() -> dict:
-    return bench.load("cpu")
+    return results.load("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -214,7 +217,7 @@ def test_where_the_time_goes(result):
             ]
             claim("10", "there the forward pass gains about as much", 0.5 < gains[0] < 0.56)
             claim("10", "keeps four fifths of its time", 0.78 < gains[1] < 0.85)
-        slower = {part: d2l[part] / float32[part] for part in bench.GROUPS[:4]}
+        slower = {part: d2l[part] / float32[part] for part in results.GROUPS[:4]}
         written = [slower.pop("batch norm"), slower.pop("activation, pooling, addition")]
         claim("10", "in proportion most in batch norm and ReLU", max(slower.values()) < min(written))
         claim("10", "one and a half to two times as long", 1.45 < min(written) and max(written) < 2.15)
@@ -247,7 +250,7 @@ def test_what_mfu_is_and_what_ours_divides_by(result):
     )
     told = "; ".join(f"{precision} {peak / 1e9:.0f} GFLOP/s" for precision, peak in peaks.items())
     claim("10", f"fastest kernel: {told}")
-    assert "not of a theoretical peak" in " ".join(bench.table(result).split())
+    assert "not of a theoretical peak" in " ".join(results.table(result).split())
 
 
 def test_how_the_bench_was_run(result):

@@ -16,7 +16,8 @@ from conftest import claim, page_text
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from resnetbook import blocks, compare, models, notebooks, probes, runs
+import notebooks
+from resnetbook import blocks, compare, models, probes, runs
 
 ROOT = notebooks.BOOK.parent
 README = "../README"
@@ -50,8 +51,8 @@ def test_the_promise_is_kept():
     benches = list((runs.RECORDS / "bench").glob("*.json"))
     for words, holds in {
         "Each long training left a record.": len(runs.names()) > 100,
-        "Chapter 10's speeds have a record of another kind: `python -m resnetbook bench`": benches
-        and all("resnetbook bench" in json.loads(path.read_text())["command"] for path in benches),
+        "Chapter 10's speeds have a record of another kind: `python code/tools/bench.py`": benches
+        and all("bench" in json.loads(path.read_text())["command"] for path in benches),
         "some recipes were chosen in short trials that were not recorded": any(
             "trials that were not recorded" in experiment.about for experiment in runs.EXPERIMENTS.values()
         ),

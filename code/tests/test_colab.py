@@ -16,8 +16,6 @@ CODE = TESTS.parent
 PACKAGE = CODE / "resnetbook"
 # A package whose module has another name.
 MODULES = {"pillow": "PIL"}
-# They need more than the package declares, and are imported only by the commands that say so.
-EXTRA = {"notebooks": {"nbclient", "nbformat"}, "bench": {"d2l"}}
 
 
 def colab() -> dict[str, str]:
@@ -102,18 +100,18 @@ def test_what_would_not_move_is_left_in_peace(dependencies):
     assert moved({**pyproject(), "dependencies": dependencies}, colab()) == []
 
 
-def imports(tree: ast.Module) -> list[tuple[str, bool, bool]]:
-    """``(module, at_import_time, guarded)`` of every import; guarded by ``except ImportError``."""
+def imports(tree: ast.Module) -> list[tuple[str, bool]]:
+    """``(module, guarded)`` of every import; guarded by ``except ImportError``."""
     found = []
 
-    def visit(node: ast.AST, top: bool, guarded: bool) -> None:
+    def visit(node: ast.AST, guarded: bool) -> None:
         if isinstance(node, ast.Import):
-            found.extend((alias.name, top, guarded) for alias in node.names)
+            found.extend((alias.name, guarded) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "relative imports are not used here"
-            found.append((node.module, top, guarded))
+            found.append((node.module, guarded))
             # ``from resnetbook import bench`` imports a module, too.
-            found.extend((f"{node.module}.{alias.name}", top, guarded) for alias in node.names)
+            found.extend((f"{node.module}.{alias.name}", guarded) for alias in node.names)
         if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
             return  # for readers and type checkers; never executed
         if isinstance(node, ast.Try):
@@ -121,28 +119,23 @@ def imports(tree: ast.Module) -> list[tuple[str, bool, bool]]:
                 name.id for h in node.handlers if h.type for name in ast.walk(h.type) if hasattr(name, "id")
             }
             for child in node.body:
-                visit(child, top, guarded or bool(caught & {"ImportError", "ModuleNotFoundError"}))
+                visit(child, guarded or bool(caught & {"ImportError", "ModuleNotFoundError"}))
             for child in [*node.handlers, *node.orelse, *node.finalbody]:
-                visit(child, top, guarded)
+                visit(child, guarded)
             return
-        inside = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
         for child in ast.iter_child_nodes(node):
-            visit(child, top and not inside, guarded)
+            visit(child, guarded)
 
-    visit(tree, True, False)
+    visit(tree, False)
     return found
 
 
-def undeclared(source: str, declared: set[str], extra: set[str] = frozenset()) -> list[str]:
+def undeclared(source: str, declared: set[str]) -> list[str]:
     """Imports that a machine with the declared dependencies alone may not have."""
     problems = []
-    for module, top, guarded in imports(ast.parse(source)):
+    for module, guarded in imports(ast.parse(source)):
         name = module.partition(".")[0]
-        if name == "resnetbook":
-            # The modules that need more must not be loaded along with the others.
-            if top and module.removeprefix("resnetbook.").partition(".")[0] in EXTRA:
-                problems.append(module)
-        elif not (name in sys.stdlib_module_names or name in declared or guarded or name in extra):
+        if not (name in sys.stdlib_module_names or name in declared | {"resnetbook"} or guarded):
             problems.append(module)
     return problems
 
@@ -154,10 +147,7 @@ def modules_declared() -> set[str]:
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.stem)
 def test_what_is_imported_is_declared(path):
-    assert (
-        undeclared(path.read_text(encoding="utf-8"), modules_declared(), EXTRA.get(path.stem, frozenset()))
-        == []
-    )
+    assert undeclared(path.read_text(encoding="utf-8"), modules_declared()) == []
 
 
 @pytest.mark.parametrize(
@@ -173,9 +163,8 @@ def test_what_is_imported_is_declared(path):
         ("try:\n    pass\nexcept ImportError:\n    import pandas", ["pandas"]),
         ("if TYPE_CHECKING:\n    import pandas", []),
         ("if CHECKING:\n    import pandas", ["pandas"]),
-        ("from resnetbook import bench", ["resnetbook.bench"]),
-        ("import resnetbook.notebooks", ["resnetbook.notebooks"]),
-        ("def f():\n    from resnetbook import bench", []),
+        ("from resnetbook import bench", []),
+        ("import notebooks", ["notebooks"]),  # an author's tool, which is not installed
     ],
 )
 def test_an_undeclared_import_is_noticed(source, found):
@@ -186,6 +175,6 @@ def test_every_declared_dependency_is_used():
     used = {
         module.partition(".")[0]
         for path in PACKAGE.rglob("*.py")
-        for module, _, _ in imports(ast.parse(path.read_text(encoding="utf-8")))
+        for module, _ in imports(ast.parse(path.read_text(encoding="utf-8")))
     }
     assert modules_declared() - used == set()

@@ -1,22 +1,21 @@
 """The command line, as a reader uses it."""
 
+import dataclasses
 import io
-import os
 import re
 import subprocess
 import sys
 import types
-from pathlib import Path
 
-import nbformat
 import pytest
 import torch
 
 from resnetbook import data, parallel, runs
 from resnetbook.__main__ import main
-from resnetbook.train import Recipe
+from resnetbook.experiments import EXPERIMENTS
+from resnetbook.recipe import Recipe
 
-COMMANDS = ("data", "train", "notebooks", "bench")
+COMMANDS = ("data", "train")
 
 
 def fails(capsys, *arguments: str) -> str:
@@ -39,9 +38,7 @@ def test_help_names_every_command(capsys):
     ("command", "options"),
     [
         ("data", ["--root", "--offline"]),
-        ("train", ["--list", "--again", "--device", "--threads", "--root"]),
-        ("notebooks", ["--check"]),
-        ("bench", ["--side", "--batch-size", "--batches", "--rounds", "--device", "--profile", "--json"]),
+        ("train", ["--list", "--show", "--again", "--device", "--threads", "--root"]),
     ],
 )
 def test_every_command_explains_every_option(capsys, command, options):
@@ -54,7 +51,9 @@ def test_every_command_explains_every_option(capsys, command, options):
         assert re.search(rf"^  {option}( [A-Z_]+)?\s+\w+", out, re.M), option
 
 
-@pytest.mark.parametrize("arguments", [[], ["dance"], ["data", "--colour"], ["bench", "--side", "many"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["dance"], ["data", "--colour"], ["bench"], ["train", "--threads", "x"]]
+)
 def test_a_wrong_command_is_explained(capsys, arguments):
     with pytest.raises(SystemExit) as stopped:
         main(arguments)
@@ -170,6 +169,30 @@ def test_train_lists_what_can_be_trained(tiny, capsys):
         assert capsys.readouterr().out == "tiny-one-seed0 … seed1: Small enough for a test.\n"
 
 
+@pytest.mark.parametrize("name", ["ablation-6-shift", "degradation-plain-56-seed3"])
+def test_train_shows_the_model_and_the_recipe_with_their_defaults(capsys, monkeypatch, name):
+    monkeypatch.setattr(runs, "record", lambda *a, **k: pytest.fail("trained"))
+    assert main(["train", "--show", name]) == 0
+    head, *lines = capsys.readouterr().out.splitlines()
+    experiment = EXPERIMENTS[name.removesuffix("-seed3")]
+    seeds = "seed 3" if name.endswith("-seed3") else "seeds 0 to 4"
+    assert head == f"{name}, {seeds}: {experiment.about}"
+    shown: dict[str, dict[str, str]] = {}
+    title = ""
+    for line in lines:
+        if line.startswith("  "):
+            field, value = line.split()
+            shown[title][field] = value
+        else:
+            title = line.removesuffix(":")
+            shown[title] = {}
+    assert shown["model"] == {field: str(value) for field, value in experiment.model.items()}
+    recipe = dataclasses.asdict(experiment.recipe)
+    assert shown["recipe"] == {field: str(value) for field, value in recipe.items()}
+    assert shown["images, seeds and what is kept"]["held_out"] == str(experiment.held_out)
+    assert "no run 'ablation-6': say EXPERIMENT-seedN" in fails(capsys, "train", "--show", "ablation-6")
+
+
 def test_train_records_once_and_again_on_request(tiny, capsys):
     assert main(["train", "tiny-one-seed0", "--device", "cpu"]) == 0
     accuracy = runs.load("tiny-one-seed0")["test_accuracy"]
@@ -252,111 +275,3 @@ def test_what_goes_wrong_while_training_is_said_without_a_traceback(
 
     monkeypatch.setattr(runs, "record", record)
     assert fails(capsys, "train", "tiny-one-seed0").startswith(message)
-
-
-# ---------------------------------------------------------------------------------------------------
-# notebooks
-
-
-def test_an_unknown_notebook_is_named(capsys):
-    message = fails(capsys, "notebooks", "77")
-    assert "no notebook '77'; there are: " in message and "04_blocks.ipynb" in message
-
-
-@pytest.fixture
-def notebooks(monkeypatch):
-    from resnetbook import notebooks
-
-    monkeypatch.setattr(notebooks, "paths", lambda names: [Path("01_a.ipynb"), Path("02_b.ipynb")])
-    return notebooks
-
-
-def test_a_stale_notebook_is_named(notebooks, monkeypatch, capsys):
-    monkeypatch.setattr(notebooks, "refresh", lambda path: pytest.fail("wrote into a notebook"))
-    monkeypatch.setattr(notebooks, "check", lambda path: "-old\n+new" if path.stem == "02_b" else "")
-    assert main(["notebooks", "--check"]) == 1
-    out, err = capsys.readouterr()
-    assert "-old\n+new" in out and "01_a.ipynb …" in out
-    assert err == "resnetbook: not the committed outputs: 02_b.ipynb; run python -m resnetbook notebooks\n"
-
-
-def test_notebooks_are_refreshed(notebooks, monkeypatch, capsys):
-    refreshed = []
-    monkeypatch.setattr(notebooks, "refresh", refreshed.append)
-    assert main(["notebooks"]) == 0
-    assert [path.name for path in refreshed] == ["01_a.ipynb", "02_b.ipynb"]
-
-
-def test_a_cell_that_fails_is_quoted(notebooks, tmp_path, monkeypatch, capsys):
-    path = tmp_path / "01_a.ipynb"
-    cells = [nbformat.v4.new_code_cell("x = 1"), nbformat.v4.new_code_cell("x / 0  # here")]
-    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
-    before = path.read_bytes()
-    monkeypatch.setattr(notebooks, "paths", lambda names: [path])
-    assert main(["notebooks"]) == 1
-    message = capsys.readouterr().err.split("resnetbook: ")[1]
-    assert message.startswith("01_a.ipynb: ")
-    assert "x / 0  # here" in message and "ZeroDivisionError" in message
-    assert "nbclient" not in message  # where the runner gave up is no news
-    assert path.read_bytes() == before
-
-
-@pytest.mark.parametrize(("command", "module"), [("notebooks", "nbformat"), ("bench", "d2l")])
-def test_a_missing_package_is_named(command, module, monkeypatch, capsys):
-    """Only these commands need more than the package itself does."""
-    for name in (f"resnetbook.{command}", "resnetbook.bench", "resnetbook.notebooks"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    import resnetbook
-
-    monkeypatch.delattr(resnetbook, command, raising=False)
-    monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
-    arguments = ["--side", "28", "--batch-size", "2", "--batches", "1"] if command == "bench" else []
-    message = fails(capsys, command, *arguments)
-    assert module in message and "pip install -r requirements.txt" in message
-
-
-# ---------------------------------------------------------------------------------------------------
-# bench
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--side", "0"], "side must be a whole number of at least 1, got 0"),
-        (["--batch-size", "-1"], "batch_size must be a whole number of at least 1"),
-        (["--batches", "0"], "num_batches must be"),
-        (["--rounds", "0"], "rounds must be"),
-        (["--device", "toaster"], "no device 'toaster'"),
-        (["--batch-size", "40000"], "more than the 60,000 training images"),
-    ],
-)
-def test_bench_refuses_nonsense(capsys, arguments, message):
-    assert message in fails(capsys, "bench", *arguments)
-
-
-def test_bench_prints_a_table_and_writes_json(monkeypatch, capsys, tmp_path):
-    from resnetbook import bench
-
-    result, asked = {"sides": {}}, []
-    monkeypatch.setattr(bench, "measure", lambda *arguments: asked.append(arguments) or result)
-    monkeypatch.setattr(bench, "table", lambda found: f"table of {found}")
-    options = ["--side", "28", "--batch-size", "4", "--batches", "1", "--rounds", "2", "--device", "cpu"]
-    options += ["--side", "12", "--profile"]
-    assert main(["bench", *options, "--json", str(tmp_path / "mine.json")]) == 0
-    assert asked == [([28, 12], 4, 1, 2, "cpu", True)]
-    assert capsys.readouterr().out == f"table of {result}\n"
-    # It carries its name, as bench.load wants it.
-    assert (tmp_path / "mine.json").read_text() == '{\n "name": "mine",\n "sides": {}\n}\n'
-    assert bench.load("mine", tmp_path) == {"name": "mine", "sides": {}}
-    assert os.listdir(tmp_path) == ["mine.json"]
-
-    assert main(["bench"]) == 0
-    assert asked[1] == ((96, 28), 256, None, 5, None, False)
-
-
-def test_bench_refuses_a_file_that_it_cannot_write_before_it_measures(monkeypatch, capsys, tmp_path):
-    from resnetbook import bench
-
-    monkeypatch.setattr(bench, "measure", lambda *arguments: pytest.fail("measured"))
-    path = tmp_path / "missing" / "bench.json"
-    assert f"cannot write {path}: there is no folder" in fails(capsys, "bench", "--json", str(path))

@@ -265,3 +265,24 @@ def test_preactivation_is_the_formula():
 def test_macs_of_resnet50_at_224():
     # 4.09 GMACs with the stride on the 3×3, as torchvision documents (GFLOPS column).
     assert probes.count_macs(models.resnet50(), (3, 224, 224)) / 1e9 == pytest.approx(4.09, abs=0.005)
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ({"family": "d2l-resnet18"}, "ResNet-18 as d2l.ai builds it"),
+        ({"family": "resnet", "depth": 34}, "ResNet-34, stem 7×7 of stride 2 and max-pool"),
+        (
+            {"family": "cifar", "depth": 20, "stem_stride": 2, "preactivation": True, "num_classes": 10},
+            "residual network of 20 layers for small images, shortcut option A, stem of stride 2, "
+            "pre-activation blocks",
+        ),
+        (
+            {"family": "cifar", "depth": 8, "residual": False},
+            "plain network of 8 layers for small images, stem of stride 1",
+        ),
+        ({"family": "other", "size": 3}, "other, size 3"),
+    ],
+)
+def test_a_model_is_told_in_words(spec, words):
+    assert models.in_words(spec) == words

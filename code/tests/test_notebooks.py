@@ -5,7 +5,8 @@ import re
 import nbformat
 import pytest
 
-from resnetbook import notebooks, runs
+import notebooks
+from resnetbook import runs
 
 PATHS = notebooks.paths()
 EVERY = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)

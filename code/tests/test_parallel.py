@@ -16,7 +16,8 @@ import torch
 from conftest import require
 from two_processes import NUM_IMAGES, RECIPES, RESUMED
 
-from resnetbook import notebooks, parallel, runs, train
+import notebooks
+from resnetbook import parallel, runs
 from resnetbook.train import fit
 
 SCRIPT = Path(__file__).with_name("two_processes.py")
@@ -152,7 +153,7 @@ def test_a_process_that_dies_ends_the_job_and_the_last_checkpoint_resumes_it(
 def test_an_error_among_several_processes_says_how_to_go_on(checkpoint):
     def notes_of(error: Exception, world_size: int) -> list[str]:
         processes = types.SimpleNamespace(world_size=world_size)
-        with pytest.raises(type(error)) as raised, train._advice_to_resume(processes, checkpoint):
+        with pytest.raises(type(error)) as raised, parallel.advice_to_resume(processes, checkpoint):
             raise error
         return getattr(raised.value, "__notes__", [])
 
@@ -257,7 +258,7 @@ def test_shares_cover_a_batch_and_their_weights_add_up(num_images, world_size, a
     values = torch.randn(num_images, dtype=torch.float64)
     covered, mean_of_ranks = [], 0.0
     for rank in range(world_size):
-        for part, weight in train._parts(num_images, accumulate, _Ranks(rank, world_size)):
+        for part, weight in parallel.parts_of_batch(num_images, accumulate, _Ranks(rank, world_size)):
             mean_of_ranks += weight * values[part].mean().item() / world_size
             covered += list(range(num_images))[part] if weight else []
     assert sorted(covered) == list(range(num_images))

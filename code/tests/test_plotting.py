@@ -17,7 +17,8 @@ from matplotlib.axes import Axes
 from nbclient import NotebookClient
 from PIL import Image
 
-from resnetbook import notebooks, plotting
+import notebooks
+from resnetbook import plotting
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (7, 8, 8), dtype=np.uint8)
 TIMES = {"theirs": {"loading": 0.001, "rest": 0.003}, "ours": {"loading": 0.00002, "rest": 0.001}}

@@ -13,10 +13,10 @@ import threading
 import numpy as np
 import pytest
 import torch
-from test_train import limit_files
+from test_checkpoint import limit_files
 from torch.nn import functional as F
 
-from resnetbook import data, models, probes, runs, train
+from resnetbook import data, devices, models, probes, runs, train
 from resnetbook.__main__ import main
 from resnetbook.train import Recipe
 
@@ -187,7 +187,7 @@ def test_the_commit_and_the_state_of_the_tree_are_git_words(tmp_path, monkeypatc
     (package / "records").mkdir(parents=True)
     monkeypatch.setattr(runs, "RECORDS", package / "records")
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
-    assert runs._source() == {"commit": None, "clean_tree": False}  # not from a checkout
+    assert runs.source() == {"commit": None, "clean_tree": False}  # not from a checkout
 
     def git(*arguments: str) -> str:
         identity = ["-c", "user.name=A", "-c", "user.email=a@b.invalid"]
@@ -199,11 +199,11 @@ def test_the_commit_and_the_state_of_the_tree_are_git_words(tmp_path, monkeypatc
     git("add", ".")
     git("commit", "--quiet", "--message", "first")
     clean = {"commit": git("rev-parse", "HEAD"), "clean_tree": True}
-    assert runs._source() == clean
+    assert runs.source() == clean
     (package / "records" / "new-seed0.json").write_text("{}")  # a result is not code
-    assert runs._source() == clean
+    assert runs.source() == clean
     (package / "train.py").write_text("x = 2\n")
-    assert runs._source() == {**clean, "clean_tree": False}
+    assert runs.source() == {**clean, "clean_tree": False}
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -330,7 +330,7 @@ def test_recorded_mode_is_the_default_and_trains_nothing(tiny, tmp_path, monkeyp
 
 def test_full_mode_records_every_seed_once(tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("RESNETBOOK_RUNS", "full")
-    monkeypatch.setattr(train, "default_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(devices, "default_device", lambda: torch.device("cpu"))
     folder = runs.obtain("tiny-one", str(tmp_path / "mine"))
     found = runs.load_seeds("tiny-one", folder)
     assert [r["seed"] for r in found] == [0, 1]
@@ -372,7 +372,7 @@ def test_without_bfloat16_instructions_every_run_is_in_float32_and_says_so(
     sixteen, tmp_path, monkeypatch, capsys, has, expected
 ):
     """One rule, whoever asks: a notebook, the package, the command line."""
-    monkeypatch.setattr(train, "has_bfloat16", lambda device: has)
+    monkeypatch.setattr(devices, "has_bfloat16", lambda device: has)
     monkeypatch.setenv("RESNETBOOK_RUNS", "full")
 
     def from_a_notebook() -> dict:
@@ -403,11 +403,11 @@ def test_a_run_goes_on_as_it_began_on_a_machine_with_other_instructions(
             raise KeyboardInterrupt
         return evaluate(*arguments, **options)
 
-    monkeypatch.setattr(train, "has_bfloat16", lambda device: has_first)
+    monkeypatch.setattr(devices, "has_bfloat16", lambda device: has_first)
     monkeypatch.setattr(train, "evaluate", interrupted)
     with pytest.raises(KeyboardInterrupt):
         record("tiny-one-seed0")
-    monkeypatch.setattr(train, "has_bfloat16", lambda device: not has_first)
+    monkeypatch.setattr(devices, "has_bfloat16", lambda device: not has_first)
     capsys.readouterr()
     found = record("tiny-one-seed0")
     assert found["recipe"]["autocast"] == began and len(found["history"]) == 2
@@ -418,7 +418,7 @@ def test_a_run_goes_on_as_it_began_on_a_machine_with_other_instructions(
 
 
 def test_a_checkpoint_of_another_recipe_is_still_refused(sixteen, tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "has_bfloat16", lambda device: False)
+    monkeypatch.setattr(devices, "has_bfloat16", lambda device: False)
     monkeypatch.setattr(runs, "save", lambda *a: (_ for _ in ()).throw(OSError("full")))
     with pytest.raises(OSError, match="full"):
         record("tiny-one-seed0")  # its checkpoint stays
@@ -487,7 +487,7 @@ def test_a_full_run_goes_on_from_its_checkpoint_in_the_folder_that_the_switch_na
         return evaluate(*arguments, **options)
 
     monkeypatch.setattr(train, "evaluate", recycled)
-    monkeypatch.setattr(train, "default_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(devices, "default_device", lambda: torch.device("cpu"))
     runs.use("full", folder=tmp_path / "drive")
     with pytest.raises(KeyboardInterrupt):
         runs.obtain("tiny-one")
@@ -527,42 +527,6 @@ def test_a_wrong_mode_or_experiment_says_what_there_is(tiny, tmp_path, monkeypat
 
 # ---------------------------------------------------------------------------------------------------
 # What the book ships
-
-
-@pytest.mark.parametrize("name", runs.EXPERIMENTS)
-def test_every_experiment_can_be_built_and_trained(name):
-    experiment = runs.EXPERIMENTS[name]
-    model = models.build(experiment.model)
-    side = experiment.recipe.resize or 28
-    images = torch.zeros(2, 1, 28, 28, dtype=torch.uint8)
-    assert train.prepare(images, experiment.recipe).shape == (2, 1, side, side)
-    assert probes.shapes(model, (1, side, side)).popitem()[1] == (1, 10)
-    assert experiment.seeds >= 3  # a result is a mean with its spread
-    assert experiment.about.endswith(".")
-    assert runs.experiment_of(f"{name}-seed0")[0] == name
-    assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name)
-
-
-@pytest.mark.parametrize("name", runs.EXPERIMENTS)
-def test_the_quick_form_of_every_experiment_is_short_and_keeps_its_shape(name):
-    whole, quick = runs.EXPERIMENTS[name], runs._quick(runs.EXPERIMENTS[name])
-    assert quick.model == whole.model and quick.recipe.lr == whole.recipe.lr
-    assert quick.recipe.num_epochs <= 2 and quick.num_images <= 12_800 and quick.num_test == 1_000
-    assert quick.held_out <= 1_000 and quick.fixed_slice <= 1_000
-    steps = math.ceil(quick.num_images / quick.recipe.batch_size) * quick.recipe.num_epochs
-    all_images = (whole.num_images or 60_000 - whole.held_out) * whole.recipe.num_epochs
-    share = whole.recipe.warmup_steps * whole.recipe.batch_size / all_images
-    assert quick.recipe.warmup_steps / steps == pytest.approx(share, abs=0.01)
-
-
-@pytest.mark.parametrize(("decay", "images"), [(0.999, 60_000), (0.9, 6_000), (0.5, 60_000), (0.0, 60_000)])
-def test_the_quick_form_of_a_moving_average_looks_back_over_the_same_share_of_the_steps(decay, images):
-    recipe = train.Recipe(num_epochs=4, batch_size=100, ema=decay)
-    whole = runs.Experiment({}, recipe, held_out=0, num_images=images, quick_images=1_000)
-    quick = runs._quick(whole).recipe
-    steps_back = 1 / (1 - decay) * (1_000 * 2) / (images * 4) if decay else 1
-    # It can look back over one step at least: that is no average.
-    assert 1 / (1 - quick.ema) == pytest.approx(max(1, steps_back))
 
 
 def test_the_records_folder_holds_records_and_their_logits_only():

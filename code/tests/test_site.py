@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
+from unittest import mock
 from urllib.parse import unquote, urljoin, urlsplit
 
 import pytest
@@ -30,6 +31,8 @@ import torch
 import yaml
 
 from resnetbook import blocks, models, probes, runs
+from resnetbook.experiments import Experiment
+from resnetbook.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 BOOK = ROOT / "book"
@@ -343,7 +346,7 @@ def test_callouts_of_every_chapter_become_admonitions(built: Site, extension: Mo
 
 def test_every_record_is_in_the_appendix(built: Site, extension: ModuleType) -> None:
     text = built.trees["book/runs.html"].find("article").get_text()
-    for records in extension.read_records(ROOT / "code" / "resnetbook" / "records").values():
+    for records in runs.by_experiment().values():
         assert extension.accuracy_text(records) in text
         for record in records:
             assert record["command"] in text
@@ -363,8 +366,13 @@ def extension() -> ModuleType:
     return module
 
 
-def render(folder: Path, source: str, **options) -> tuple[object, str]:
-    """Build one page with MyST and the extension alone; returns its parsed body and the warnings."""
+def render(
+    folder: Path, source: str, experiments: dict[str, Experiment] | None = None, **options
+) -> tuple[object, str]:
+    """Build one page with MyST and the extension alone; returns its parsed body and the warnings.
+
+    The records are those in ``folder/records``, and ``experiments`` are all that the package defines.
+    """
     from bs4 import BeautifulSoup
     from sphinx.application import Sphinx
     from sphinx.util.docutils import docutils_namespace
@@ -376,12 +384,11 @@ def render(folder: Path, source: str, **options) -> tuple[object, str]:
     settings = {
         "extensions": ["myst_parser", "sphinx.ext.mathjax", "resnetbook_site"],
         "myst_enable_extensions": ["dollarmath"],
-        "resnetbook_records": str(folder / "records"),
-        "resnetbook_experiments": {},
         "html_theme_options": {},
         **options,
     }
-    with docutils_namespace():
+    records = mock.patch.object(runs, "RECORDS", folder / "records")
+    with docutils_namespace(), records, mock.patch.object(runs, "EXPERIMENTS", experiments or {}):
         app = Sphinx(
             str(pages),
             None,
@@ -488,6 +495,10 @@ def fake_record(folder: Path, experiment: str, seed: int, accuracy: float, **cha
     (folder / f"{name}.json").write_text(json.dumps({**record, **changes}), encoding="utf-8")
 
 
+def planned(seeds: int, about: str) -> Experiment:
+    return Experiment({}, Recipe(), seeds=seeds, about=about)
+
+
 PAGE = "# Runs\n\n```{runs}\n```\n"
 
 
@@ -495,7 +506,7 @@ PAGE = "# Runs\n\n```{runs}\n```\n"
 def test_no_records(tmp_path: Path, extension: ModuleType, folder_exists: bool) -> None:
     if folder_exists:
         (tmp_path / "records").mkdir()
-    body, warnings = render(tmp_path, PAGE, resnetbook_experiments={"first": (3, "About it.")})
+    body, warnings = render(tmp_path, PAGE, experiments={"first": planned(3, "About it.")})
     assert not warnings
     assert "No run is recorded yet." in body.get_text()
     assert "Planned and not recorded yet: first." in body.get_text()
@@ -505,7 +516,7 @@ def test_no_records(tmp_path: Path, extension: ModuleType, folder_exists: bool) 
 def test_records_of_several_seeds(tmp_path: Path, extension: ModuleType) -> None:
     for seed, accuracy in enumerate((0.90, 0.91, 0.92)):
         fake_record(tmp_path / "records", "first", seed, accuracy)
-    body, warnings = render(tmp_path, PAGE, resnetbook_experiments={"first": (3, "About it.")})
+    body, warnings = render(tmp_path, PAGE, experiments={"first": planned(3, "About it.")})
     assert not warnings
     text = re.sub(r"\s+", " ", body.get_text())
     # The mean of these is 0.91, and the sample standard deviation 0.01 exactly.
@@ -534,7 +545,7 @@ def test_records_of_several_seeds(tmp_path: Path, extension: ModuleType) -> None
 def test_an_unfinished_experiment_says_so(tmp_path: Path, extension: ModuleType) -> None:
     fake_record(tmp_path / "records", "first", 0, 0.9, clean_tree=False)
     body, warnings = render(
-        tmp_path, PAGE, resnetbook_experiments={"first": (3, "About it."), "second": (5, "Later.")}
+        tmp_path, PAGE, experiments={"first": planned(3, "About it."), "second": planned(5, "Later.")}
     )
     text = re.sub(r"\s+", " ", body.get_text())
     assert not warnings
@@ -547,9 +558,9 @@ def test_an_unfinished_experiment_says_so(tmp_path: Path, extension: ModuleType)
 
 def test_seeds_that_differ_are_told_apart(tmp_path: Path, extension: ModuleType) -> None:
     fake_record(tmp_path / "records", "first", 0, 0.9)
-    fake_record(tmp_path / "records", "first", 1, 0.9, hardware={"device": "A GPU"})
+    fake_record(tmp_path / "records", "first", 1, 0.9, hardware={"device": "A GPU", "threads": 1})
     body, _ = render(tmp_path, PAGE)
-    assert "A processor, 2 CPU threads (seed 0); A GPU (seed 1)" in body.get_text()
+    assert "A processor, 2 CPU threads (seed 0); A GPU, 1 CPU thread (seed 1)" in body.get_text()
 
 
 def test_a_run_of_several_processes_says_so(tmp_path: Path, extension: ModuleType) -> None:
@@ -571,22 +582,15 @@ def test_other_files_among_the_records(tmp_path: Path, extension: ModuleType) ->
     assert "1 seed." in body.get_text()
 
 
-def test_a_record_with_little_in_it(tmp_path: Path, extension: ModuleType) -> None:
+@pytest.mark.parametrize(
+    "content", ['{"test_accuracy": 0.5, "hist', '{"test_accuracy": 0.5, "history": [{}]}'], ids=["cut", "old"]
+)
+def test_a_broken_record_stops_the_build(tmp_path: Path, extension: ModuleType, content: str) -> None:
     folder = tmp_path / "records"
     folder.mkdir()
-    (folder / "old-seed0.json").write_text('{"test_accuracy": 0.5, "history": [{}]}', encoding="utf-8")
-    body, warnings = render(tmp_path, PAGE)
-    assert not warnings
-    assert "not recorded" in body.get_text()
-    assert "python -m resnetbook train old-seed0" in body.get_text()
-
-
-def test_a_broken_record_stops_the_build(tmp_path: Path, extension: ModuleType) -> None:
-    folder = tmp_path / "records"
-    folder.mkdir()
-    (folder / "cut-seed0.json").write_text('{"test_accuracy": 0.5, "hist', encoding="utf-8")
-    with pytest.raises(ValueError, match="cut-seed0.json"):
-        extension.read_records(folder)
+    (folder / "cut-seed0.json").write_text(content, encoding="utf-8")
+    with pytest.raises(ValueError, match="cut-seed0.*record it again"):
+        render(tmp_path, PAGE)
 
 
 def test_a_measured_accuracy_in_a_sentence(tmp_path: Path, extension: ModuleType) -> None:
@@ -609,22 +613,6 @@ def test_the_page_follows_the_records(tmp_path: Path, extension: ModuleType) -> 
     fake_record(tmp_path / "records", "first", 1, 0.8)
     body, _ = render(tmp_path, PAGE)  # the page itself has not changed
     assert "2 seeds." in body.get_text()
-
-
-def test_every_experiment_is_told_in_words(extension: ModuleType) -> None:
-    import dataclasses
-
-    for name, experiment in runs.EXPERIMENTS.items():
-        recipe = extension.recipe_in_words(dataclasses.asdict(experiment.recipe))
-        assert f"{experiment.recipe.num_epochs} epoch" in recipe and str(experiment.recipe.lr) in recipe, name
-        assert "_" not in recipe + extension.model_in_words(experiment.model), name
-        # No field is new to the function: those it would list with their values.
-        assert "None" not in recipe and "False" not in recipe and "True" not in recipe, name
-    changed = {"accumulate": 4, "ema": 0.9, "flip_test": True}
-    told = extension.recipe_in_words(dataclasses.asdict(dataclasses.replace(experiment.recipe, **changed)))
-    assert "in 4 parts" in told and "decay 0.9" in told and "mirror image" in told and "_" not in told
-    assert "new field 7" in extension.recipe_in_words({"new_field": 7})
-    assert extension.model_in_words({"family": "other", "size": 3}) == "other, size 3"
 
 
 def test_addresses_are_filled_in(tmp_path: Path, extension: ModuleType) -> None:

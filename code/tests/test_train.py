@@ -2,30 +2,18 @@
 
 import copy
 import dataclasses
-import io
 import math
-import multiprocessing
-import os
-import pickle
-import random
-import re
-import resource
-import signal
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torchvision
 from conftest import DEVICES, small_net
-from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from resnetbook import data, models, runs, train
-from resnetbook.train import Recipe
+from resnetbook import devices, models, runs, train
+from resnetbook.recipe import Recipe
 
 PLAIN = Recipe(
     num_epochs=1,
@@ -119,43 +107,6 @@ def test_the_source_recipe_is_the_chapters_one():
     assert recipe.schedule == "constant" and recipe.warmup_steps == 0 and not recipe.normalize
     assert recipe.initialization == "xavier"
     assert not (recipe.flip or recipe.shift or recipe.erase)
-
-
-def test_resizing_is_d2ls_but_for_rounding(dataset):
-    """d2l resizes PIL images, which hold whole grey values, so each step rounds; ours does not."""
-    images = dataset.train_images[:60]
-    ours = train.prepare(images, Recipe(resize=96, normalize=False))
-    resize = torchvision.transforms.Resize(96)
-    theirs = torch.stack(
-        [torchvision.transforms.functional.to_tensor(resize(Image.fromarray(i[0].numpy()))) for i in images]
-    )
-    assert ours.shape == theirs.shape == (60, 1, 96, 96)
-    difference = (ours - theirs).abs() * 255
-    # PIL rounds after each of its two passes: at most half a grey value each time.
-    assert difference.max() <= 1.05
-    assert difference.mean() < 0.3
-    # torchvision's own resizing of float tensors rounds nothing.
-    exact = torchvision.transforms.functional.resize(images / 255, [96, 96], antialias=True)
-    torch.testing.assert_close(ours, exact, atol=1e-6, rtol=0)
-
-
-@pytest.mark.parametrize("side", [14, 28, 40])
-def test_resizing_down_smooths_as_torchvision_does(dataset, side):
-    images = dataset.train_images[:5]
-    ours = train.prepare(images, Recipe(resize=side, normalize=False))
-    exact = torchvision.transforms.functional.resize(images / 255, [side, side], antialias=True)
-    torch.testing.assert_close(ours, exact, atol=1e-6, rtol=0)
-
-
-def test_normalized_training_images_have_mean_0_and_deviation_1(dataset):
-    total = square = count = 0.0
-    for part in dataset.train_images.split(10_000):
-        x = train.prepare(part, Recipe())
-        total += x.sum(dtype=torch.float64).item()
-        square += x.square().sum(dtype=torch.float64).item()
-        count += x.numel()
-    assert total / count == pytest.approx(0, abs=2e-4)
-    assert math.sqrt(square / count - (total / count) ** 2) == pytest.approx(1, abs=2e-4)
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -377,103 +328,6 @@ def test_xavier_is_drawn_for_convolutions_and_linear_layers_alone():
 
 
 # ---------------------------------------------------------------------------------------------------
-# Augmentation
-
-
-def naive_augment(images: torch.Tensor, recipe: Recipe, seed: int) -> torch.Tensor:
-    """Image by image, pixel by pixel, from the same random numbers."""
-    generator = torch.Generator().manual_seed(seed)
-    n, _, height, width = images.shape
-    result = [image.clone() for image in images]
-    if recipe.flip:
-        for i, number in enumerate(torch.rand(n, generator=generator).tolist()):
-            if number < 0.5:
-                result[i] = torch.stack([result[i][..., width - 1 - x] for x in range(width)], -1)
-    if recipe.shift:
-        downs, rights = torch.randint(0, 2 * recipe.shift + 1, (2, n), generator=generator).tolist()
-        for i in range(n):
-            moved = torch.zeros_like(result[i])
-            for y in range(height):
-                for x in range(width):
-                    from_y, from_x = y + downs[i] - recipe.shift, x + rights[i] - recipe.shift
-                    if 0 <= from_y < height and 0 <= from_x < width:
-                        moved[:, y, x] = result[i][:, from_y, from_x]
-            result[i] = moved
-    if recipe.erase:
-        chosen = torch.rand(n, generator=generator)
-        areas = torch.empty(n).uniform_(0.02, 0.33, generator=generator)
-        ratios = torch.empty(n).uniform_(math.log(0.3), math.log(3.3), generator=generator)
-        tops, lefts = torch.rand(n, generator=generator), torch.rand(n, generator=generator)
-        for i in range(n):
-            area, ratio = areas[i] * height * width, math.exp(ratios[i])
-            tall = min(height, int(math.sqrt(area * ratio)))
-            wide = min(width, int(math.sqrt(area / ratio)))
-            top, left = int(tops[i] * (height - tall + 1)), int(lefts[i] * (width - wide + 1))
-            if chosen[i] < recipe.erase:
-                result[i][:, top : top + tall, left : left + wide] = 0
-    return torch.stack(result)
-
-
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"flip": True},
-        {"shift": 1},
-        {"shift": 3},
-        {"erase": 0.6},
-        {"erase": 1.0},
-        {"flip": True, "shift": 2, "erase": 0.5},
-    ],
-)
-def test_augmenting_a_batch_is_augmenting_each_image(options, device):
-    images = torch.randint(1, 256, (40, 3, 9, 12), dtype=torch.uint8)  # wider than high; no black
-    recipe = Recipe(**options)
-    given = images.clone()
-    result = train.augment(images.to(device), recipe, torch.Generator().manual_seed(4)).cpu()
-    again = train.augment(images.to(device), recipe, torch.Generator().manual_seed(4)).cpu()
-    assert result.dtype == torch.uint8
-    assert torch.equal(result, naive_augment(images, recipe, 4))
-    assert torch.equal(result, again)
-    assert torch.equal(images, given)  # the stored images stay as they are
-
-
-def test_half_of_the_images_are_mirrored():
-    images = torch.arange(1, 5, dtype=torch.uint8).reshape(1, 1, 1, 4).repeat(4_000, 1, 1, 1)
-    result = train.augment(images, Recipe(flip=True), torch.Generator().manual_seed(0))[:, 0, 0]
-    mirrored = (result == torch.tensor([4, 3, 2, 1])).all(1)
-    assert torch.equal(result[~mirrored], images[~mirrored][:, 0, 0])
-    assert mirrored.float().mean() == pytest.approx(0.5, abs=0.04)  # five standard deviations
-
-
-def test_a_shift_moves_every_way_equally_often_and_fills_with_black():
-    images = torch.zeros(9_000, 1, 5, 5, dtype=torch.uint8)
-    images[:, :, 2, 2] = 200
-    result = train.augment(images, Recipe(shift=1), torch.Generator().manual_seed(0))
-    counts = (result == 200).sum(0)[0]
-    assert counts.sum() == 9_000 and (counts[1:4, 1:4] > 850).all()
-    white = torch.full((50, 1, 5, 5), 255, dtype=torch.uint8)
-    result = train.augment(white, Recipe(shift=2), torch.Generator().manual_seed(0))
-    for image in result[:, 0]:
-        rows, columns = (image > 0).any(1), (image > 0).any(0)
-        assert (image > 0).sum() == rows.sum() * columns.sum() >= 9
-    assert (result == 0).any()
-
-
-def test_erasing_hides_one_rectangle_of_the_promised_size():
-    white = torch.full((2_000, 1, 28, 28), 255, dtype=torch.uint8)
-    result = train.augment(white, Recipe(erase=0.5), torch.Generator().manual_seed(0))[:, 0]
-    hidden = result == 0
-    tall, wide = hidden.any(2).sum(1), hidden.any(1).sum(1)
-    share = hidden.sum((1, 2)) / 784
-    assert torch.equal(hidden.sum((1, 2)), tall * wide)  # full rows times full columns: a rectangle
-    assert (share > 0).float().mean() == pytest.approx(0.5, abs=0.06)
-    assert share.max() <= 0.33
-    assert share[share > 0].mean() == pytest.approx((0.02 + 0.33) / 2, abs=0.02)
-
-
-# ---------------------------------------------------------------------------------------------------
 # Batches on the device
 
 
@@ -666,269 +520,6 @@ def test_valid_and_fixed_slice_are_evaluations_after_the_epoch(few):
 
 
 # ---------------------------------------------------------------------------------------------------
-# Checkpoints
-
-KILLED = Recipe(
-    num_epochs=30, batch_size=40, lr=0.05, warmup_steps=20, nesterov=True, flip=True, shift=1, erase=0.3
-)
-
-
-def _train_in_child(checkpoint: Path, result: Path, moment: str, sender) -> None:
-    """Train with a checkpoint; at a moment, unless it is "never", die by ``kill -9`` in the next one."""
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (480, 1, 8, 8), dtype=torch.uint8, generator=generator)
-    labels = torch.randint(0, 10, (480,), generator=generator)
-    torch.manual_seed(3)
-    net = small_net(dropout=0.3)  # draws from the global generator at every step
-    save, replace = torch.save, os.replace
-
-    def die(*_) -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    def save_half(state, file) -> None:
-        whole = io.BytesIO()
-        save(state, whole)
-        file.write(whole.getvalue()[: whole.tell() // 2])
-        file.flush()
-        die()
-
-    if moment == "half written":
-        torch.save = save_half
-    elif moment == "before the rename":
-        os.replace = die
-    elif moment == "after the rename":
-        os.replace = lambda *paths: die(replace(*paths))
-    sender.send(0)
-    history = train.fit(
-        net,
-        images[80:],
-        labels[80:],
-        KILLED,
-        valid=(images[:80], labels[:80]),
-        seed=1,
-        device="cpu",
-        checkpoint=checkpoint,
-        progress=False,
-        on_epoch=lambda entry: sender.send(entry["epoch"]),
-    )
-    save({"weights": net.state_dict(), "history": history}, result)
-
-
-@pytest.fixture(scope="module")
-def processes():
-    """Starts processes that have PyTorch loaded already, so that a kill costs no import."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["resnetbook.runs", "matplotlib", "pytest", "torchvision"])
-    return context
-
-
-def test_killed_at_any_moment_it_ends_with_the_same_weights_and_history(tmp_path, processes):
-    def start(checkpoint: str, moment: str = "never"):
-        receiver, sender = processes.Pipe(duplex=False)
-        arguments = (tmp_path / checkpoint, tmp_path / f"{checkpoint}.result", moment, sender)
-        process = processes.Process(target=_train_in_child, args=arguments)
-        process.start()
-        sender.close()
-        assert receiver.poll(60) and receiver.recv() == 0
-        return process, receiver
-
-    def epochs_stored() -> int:
-        path = tmp_path / "killed"
-        # Whatever the moment: what lies there under its name is whole.
-        return len(torch.load(path, weights_only=True)["history"]) if path.exists() else 0
-
-    process, receiver = start("whole")
-    began = time.perf_counter()
-    process.join(120)
-    epoch_seconds = (time.perf_counter() - began) / KILLED.num_epochs
-    assert process.exitcode == 0
-
-    rng = random.Random(15)
-    done = 0
-    for _ in range(6):
-        process, receiver = start("killed")
-        for _ in range(rng.randrange(4)):
-            assert receiver.poll(60)
-            receiver.recv()
-        time.sleep(rng.uniform(0, 1.5 * epoch_seconds))
-        process.kill()
-        process.join(60)
-        assert process.exitcode == -signal.SIGKILL
-        assert done <= epochs_stored() < KILLED.num_epochs
-        done = epochs_stored()
-    assert done > 0
-    for moment, gained in (("half written", 0), ("before the rename", 0), ("after the rename", 1)):
-        process, _ = start("killed", moment)
-        process.join(60)
-        assert process.exitcode == -signal.SIGKILL, moment
-        assert epochs_stored() == done + gained, moment
-        done += gained
-
-    process, receiver = start("killed")
-    assert receiver.poll(60) and receiver.recv() == done + 1  # it goes on, and does not begin again
-    process.join(120)
-    assert process.exitcode == 0
-
-    whole = torch.load(tmp_path / "whole.result", weights_only=True)
-    killed = torch.load(tmp_path / "killed.result", weights_only=True)
-    for history in (whole["history"], killed["history"]):
-        assert all(entry.pop("seconds") > 0 for entry in history)
-    assert killed["history"] == whole["history"]
-    assert killed["weights"].keys() == whole["weights"].keys()
-    assert all(torch.equal(killed["weights"][name], value) for name, value in whole["weights"].items())
-
-
-def test_a_finished_checkpoint_gives_back_weights_and_history_without_training(few, tmp_path):
-    recipe = Recipe(num_epochs=2, batch_size=16, autocast="float16")
-    first, second = small_net(), small_net()
-    history = fit(first, few, recipe, checkpoint=tmp_path / "new folder" / "run.pt")
-    seen = []
-    path = tmp_path / "new folder" / "run.pt"
-    assert fit(second, few, recipe, checkpoint=str(path), on_epoch=seen.append) == history
-    assert seen == []
-    assert_same_state(first, second)
-    assert [p.name for p in path.parent.iterdir()] == ["run.pt"]
-
-
-class Malicious:
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.marker),)
-
-
-@pytest.mark.parametrize("wrap", [lambda bad: bad, lambda bad: {"identity": {}, "history": [bad]}])
-@pytest.mark.parametrize("how", ["pickle", "torch.save", "torch.save, old format"])
-def test_a_checkpoint_is_never_unpickled(few, tmp_path, how, wrap):
-    path, marker = tmp_path / "run.pt", tmp_path / "executed"
-    state = wrap(Malicious(marker))
-    if how == "pickle":
-        path.write_bytes(pickle.dumps(state, protocol=2))
-    else:
-        torch.save(state, path, _use_new_zipfile_serialization="old" not in how)
-    with pytest.raises(ValueError, match="run.pt is not a checkpoint that can be read") as caught:
-        fit(small_net(), few, PLAIN, checkpoint=path)
-    assert not marker.exists()
-    # PyTorch's message advises to read it without protection; ours must not hand that on.
-    assert "weights_only" not in str(caught.value)
-    # The attack is a real one.
-    if how == "pickle":
-        pickle.loads(path.read_bytes())
-    else:
-        torch.load(path, weights_only=False)
-    assert marker.exists()
-
-
-@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
-def test_a_truncated_checkpoint_is_named(few, tmp_path, share):
-    path = tmp_path / "run.pt"
-    fit(small_net(), few, PLAIN, checkpoint=path)
-    content = path.read_bytes()
-    path.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(ValueError, match="run.pt is not a checkpoint that can be read.*delete it"):
-        fit(small_net(), few, PLAIN, checkpoint=path)
-
-
-@pytest.mark.parametrize("state", [torch.zeros(3), [1, 2], {"weight": torch.zeros(3)}, {"identity": 3}])
-def test_some_other_file_of_tensors_is_no_checkpoint(few, tmp_path, state):
-    torch.save(state, tmp_path / "run.pt")
-    with pytest.raises(ValueError, match="run.pt is not a checkpoint of a training run"):
-        fit(small_net(), few, PLAIN, checkpoint=tmp_path / "run.pt")
-
-
-def test_a_folder_is_no_checkpoint(few, tmp_path):
-    with pytest.raises(ValueError, match="is not a checkpoint that can be read"):
-        fit(small_net(), few, PLAIN, checkpoint=tmp_path)
-
-
-def test_a_checkpoint_of_another_run_is_refused(few, tmp_path):
-    path = tmp_path / "run.pt"
-    fit(small_net(), few, PLAIN, checkpoint=path)
-    before = path.read_bytes()
-    images, labels = few
-    other_images, other_labels = images.clone(), labels.clone()
-    other_images[3, 0, 0, 0] ^= 1
-    other_labels[3] = (labels[3] + 1) % 10
-    for name, arguments, options in [
-        ("recipe", (small_net(), few, dataclasses.replace(PLAIN, lr=0.2)), {}),
-        ("recipe", (small_net(), few, dataclasses.replace(PLAIN, num_epochs=2)), {}),
-        ("seed", (small_net(), few, PLAIN), {"seed": 1}),
-        ("data", (small_net(), (other_images, labels), PLAIN), {}),
-        ("data", (small_net(), (images, other_labels), PLAIN), {}),
-        ("data", (small_net(), (images[1:], labels[1:]), PLAIN), {}),
-        ("model", (small_net(num_classes=11), few, PLAIN), {}),
-        ("model", (nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), few, PLAIN), {}),
-    ]:
-        with pytest.raises(ValueError, match=f"run.pt was made with another {name}; delete it or name"):
-            fit(*arguments, checkpoint=path, **options)
-    assert path.read_bytes() == before
-
-
-def test_a_full_disk_keeps_the_last_checkpoint_and_leaves_nothing_beside_it(few, tmp_path, monkeypatch):
-    path = tmp_path / "run.pt"
-    recipe = dataclasses.replace(PLAIN, num_epochs=3)
-    save = torch.save
-
-    def full_at_the_second(state, file) -> None:
-        if len(state["history"]) == 2:
-            file.write(b"PK")
-            raise OSError(28, "No space left on device")
-        save(state, file)
-
-    monkeypatch.setattr(torch, "save", full_at_the_second)
-    with pytest.raises(OSError, match="No space left"):
-        fit(small_net(), few, recipe, checkpoint=path)
-    assert [p.name for p in tmp_path.iterdir()] == ["run.pt"]
-    assert len(torch.load(path, weights_only=True)["history"]) == 1
-
-
-def limit_files(size: int) -> None:
-    """No file of this process may grow beyond so many bytes: like a full disk, also to PyTorch's C++."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
-
-
-def test_a_checkpoint_that_cannot_be_written_says_what_to_do(few, tmp_path):
-    path = tmp_path / "run.pt"
-    recipe = dataclasses.replace(PLAIN, num_epochs=3)
-    whole = fit(small_net(), few, recipe)
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
-    torch.manual_seed(5)
-    net = small_net()
-    try:
-        message = "checkpoint .*run.pt of epoch 2: .*File too large.*Make room there.*goes on after epoch 1$"
-        with pytest.raises(OSError, match=message):
-            fit(net, few, recipe, checkpoint=path, on_epoch=lambda entry: limit_files(2_000))
-        with pytest.raises(OSError, match="of epoch 1: .*File too large.*it begins again$"):
-            fit(net, few, recipe, checkpoint=tmp_path / "other.pt")
-    finally:
-        limit_files(before)
-    assert [p.name for p in tmp_path.iterdir()] == ["run.pt"]
-    epochs = []
-    resumed = fit(net, few, recipe, checkpoint=path, on_epoch=epochs.append)
-    assert len(resumed) == len(whole) and [entry["epoch"] for entry in epochs] == [2, 3]
-
-
-def test_the_recipe_of_a_checkpoint(few, tmp_path):
-    recipe = dataclasses.replace(PLAIN, lr=0.25, channels_last=True)
-    fit(small_net(), few, recipe, checkpoint=tmp_path / "run.pt")
-    assert train.recipe_of(tmp_path / "run.pt") == recipe
-    torch.save({"identity": 3}, tmp_path / "other.pt")
-    (tmp_path / "damaged.pt").write_bytes(b"PK")
-    for name in ("other.pt", "damaged.pt", "missing.pt"):
-        assert train.recipe_of(tmp_path / name) is None
-
-
-def test_numbers_of_numpy_can_be_read_back(few, tmp_path):
-    lr = np.linspace(0.1, 0.2, 2)[0]
-    recipe = dataclasses.replace(PLAIN, lr=lr, momentum=np.float32(0.5), num_epochs=np.int64(1))
-    assert type(recipe.lr) is float and type(recipe.momentum) is float and type(recipe.num_epochs) is int
-    path = tmp_path / "run.pt"
-    history = fit(small_net(), few, recipe, checkpoint=path, seed=np.int64(2))
-    assert fit(small_net(), few, recipe, checkpoint=path, seed=2) == history
-
-
-# ---------------------------------------------------------------------------------------------------
 # Progress
 
 
@@ -952,130 +543,18 @@ def test_without_progress_nothing_is_printed(few, capfd):
 # Bad input
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"num_epochs": 0}, "num_epochs must be a whole number of at least 1, got 0"),
-        ({"num_epochs": -3}, "num_epochs.*at least 1, got -3"),
-        ({"num_epochs": 1.5}, "num_epochs.*whole number.*got 1.5"),
-        ({"num_epochs": True}, "num_epochs.*whole number.*got True"),
-        ({"num_epochs": "10"}, "num_epochs.*whole number.*got '10'"),
-        ({"num_epochs": None}, "num_epochs.*whole number.*got None"),
-        ({"batch_size": 0}, "batch_size.*at least 1"),
-        ({"batch_size": 32.0}, "batch_size.*whole number.*32.0"),
-        ({"accumulate": 0}, "accumulate.*at least 1"),
-        ({"accumulate": 2.0}, "accumulate.*whole number"),
-        ({"accumulate": 129}, "accumulate must be at most batch_size 128, got 129"),
-        ({"lr": 0}, "lr must be a positive number, got 0"),
-        ({"lr": -0.1}, "lr must be a positive number"),
-        ({"lr": math.nan}, "lr must be a positive number, got nan"),
-        ({"lr": math.inf}, "lr must be a positive number, got inf"),
-        ({"lr": "0.1"}, "lr must be a positive number, got '0.1'"),
-        ({"lr": True}, "lr must be a positive number, got True"),
-        ({"lr": None}, "lr must be a positive number, got None"),
-        ({"momentum": -0.1}, "momentum must be a number of at least 0 and below 1"),
-        ({"momentum": 1.0}, "momentum.*below 1"),
-        ({"momentum": math.nan}, "momentum.*got nan"),
-        ({"weight_decay": -1e-4}, "weight_decay must be a number of at least 0"),
-        ({"weight_decay": math.inf}, "weight_decay.*got inf"),
-        ({"weight_decay": math.nan}, "weight_decay.*got nan"),
-        ({"schedule": "linear"}, "schedule must be one of 'constant', 'cosine', 'onecycle', got 'linear'"),
-        ({"schedule": None}, "schedule must be one of"),
-        ({"schedule": ["cosine"]}, "schedule must be one of"),
-        ({"warmup_steps": -1}, "warmup_steps.*at least 0"),
-        ({"warmup_steps": 0.5}, "warmup_steps.*whole number"),
-        ({"label_smoothing": 1.1}, "label_smoothing must be a number between 0 and 1, got 1.1"),
-        ({"label_smoothing": math.nan}, "label_smoothing.*got nan"),
-        ({"initialization": "he"}, "initialization must be one of 'model', 'xavier'"),
-        ({"normalize": 1}, "normalize must be True or False, got 1"),
-        ({"nesterov": "no"}, "nesterov must be True or False"),
-        ({"nesterov": True, "momentum": 0.0}, "nesterov needs a momentum"),
-        ({"flip": 0.5}, "flip must be True or False"),
-        ({"flip_test": None}, "flip_test must be True or False"),
-        ({"ema": 1.0}, "ema must be a number of at least 0 and below 1, got 1.0"),
-        ({"ema": -0.1}, "ema.*at least 0"),
-        ({"ema": "0.9"}, "ema.*got '0.9'"),
-        ({"channels_last": None}, "channels_last must be True or False"),
-        ({"resize": 0}, "resize.*at least 1"),
-        ({"resize": 96.0}, "resize.*whole number"),
-        ({"resize": (96, 96)}, "resize.*whole number"),
-        ({"shift": -1}, "shift.*at least 0"),
-        ({"shift": 1.5}, "shift.*whole number"),
-        ({"erase": -0.1}, "erase must be a number between 0 and 1"),
-        ({"erase": 2}, "erase must be a number between 0 and 1"),
-        ({"autocast": "fp16"}, "autocast must be one of None, 'bfloat16', 'float16', got 'fp16'"),
-        ({"autocast": True}, "autocast must be one of"),
-        ({"autocast": torch.bfloat16}, "autocast must be one of"),
-    ],
-)
-def test_a_wrong_recipe_says_what_is_allowed(options, message):
-    with pytest.raises(ValueError, match=message):
-        Recipe(**options)
-    with pytest.raises(ValueError, match=message):
-        Recipe.from_dict(options)
-
-
-def test_the_table_above_knows_every_field():
-    """A new field needs a wrong value there."""
-    (mark,) = [m for m in test_a_wrong_recipe_says_what_is_allowed.pytestmark if m.name == "parametrize"]
-    tried = {name for options, _ in mark.args[1] for name in options}
-    assert tried == {field.name for field in dataclasses.fields(Recipe)}
-
-
-def test_whether_there_is_bfloat16_is_a_plain_answer():
-    for device in DEVICES:
-        assert train.has_bfloat16(torch.device(device)) in (True, False)
-    flags = Path("/proc/cpuinfo")
-    if flags.exists() and re.search(r"^flags\s*:", flags.read_text(), re.M):  # Linux on x86
-        words = set(re.findall(r"\w+", flags.read_text()))
-        # A machine without the instructions must never be said to have them.
-        assert words & {"avx512_bf16", "amx_tile"} or not train.has_bfloat16(torch.device("cpu"))
-
-
-@pytest.mark.parametrize(
-    ("device", "has", "autocast", "channels_last", "words"),
-    [
-        ("cpu", True, "bfloat16", True, ""),
-        ("cpu", False, None, True, "float32 instead of bfloat16, for which this cpu has no instructions"),
-        ("cuda", False, None, True, "float32 instead of bfloat16, for which this cuda has no instructions"),
-        ("mps", True, "bfloat16", False, "contiguous memory instead of channels-last"),
-        ("mps", False, None, False, "float32 instead of bfloat16.*; contiguous memory"),
-    ],
-)
-def test_what_a_device_does_badly_is_done_otherwise_and_said(
-    monkeypatch, device, has, autocast, channels_last, words
-):
-    monkeypatch.setattr(train, "has_bfloat16", lambda device: has)
-    device = torch.device(device)
-    recipe = Recipe(autocast="bfloat16", channels_last=True)
-    suited, said = train.suited(recipe, device)
-    assert suited == Recipe(autocast=autocast, channels_last=channels_last)
-    assert re.search(words, said) and bool(said) == bool(words)
-    for plain in (Recipe(), Recipe(autocast="float16")):
-        assert train.suited(plain, device) == (plain, "")
-
-
 def test_fit_and_evaluate_keep_to_the_memory_format_of_the_device(few, monkeypatch):
     """On MPS a recipe's channels-last memory is contiguous, also for who calls fit himself."""
     recipe = Recipe(num_epochs=1, batch_size=16, channels_last=True)
-    assert train._memory_format(recipe, torch.device("mps")) is torch.contiguous_format
-    assert train._memory_format(recipe, torch.device("cpu")) is torch.channels_last
-    monkeypatch.setattr(train, "_memory_format", lambda recipe, device: torch.contiguous_format)
+    assert devices.memory_format(recipe, torch.device("mps")) is torch.contiguous_format
+    assert devices.memory_format(recipe, torch.device("cpu")) is torch.channels_last
+    monkeypatch.setattr(devices, "memory_format", lambda recipe, device: torch.contiguous_format)
     images = few[0].expand(-1, 3, -1, -1).contiguous()
     net = Watched()
     fit(net, (images, few[1]), recipe, valid=(images, few[1]))
     assert {formats for _, _, _, *formats in map(tuple, net.seen) for formats in [tuple(formats)]} == {
         (False, False, False)
     }
-
-
-def test_a_recipe_comes_back_from_its_dictionary():
-    recipe = Recipe(num_epochs=3, resize=96, autocast="bfloat16", nesterov=True, erase=0.25)
-    assert Recipe.from_dict(dataclasses.asdict(recipe)) == recipe
-    with pytest.raises(ValueError, match="unknown recipe field 'learning_rate'; the fields are num_epochs"):
-        Recipe.from_dict({"lr": 0.1, "learning_rate": 0.1})
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        recipe.lr = 1.0
 
 
 IMAGES = torch.zeros(6, 1, 8, 8, dtype=torch.uint8)
@@ -1218,12 +697,3 @@ def test_weights_that_explode_in_the_last_step_are_noticed(few, tmp_path):
     with pytest.raises(FloatingPointError, match="a weight is no longer finite after epoch 1; lower lr"):
         fit(net, few, dataclasses.replace(PLAIN, lr=3e38, normalize=True, weight_decay=1e3), checkpoint=path)
     assert not path.exists()
-
-
-def test_the_mean_and_deviation_are_those_of_the_data_module():
-    white, black = (
-        torch.full((1, 1, 2, 2), 255, dtype=torch.uint8),
-        torch.zeros(1, 1, 2, 2, dtype=torch.uint8),
-    )
-    assert train.prepare(white, Recipe()).unique().item() == pytest.approx((1 - data.MEAN) / data.STD)
-    assert train.prepare(black, Recipe()).unique().item() == pytest.approx(-data.MEAN / data.STD)

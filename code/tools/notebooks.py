@@ -1,20 +1,30 @@
-"""Run the book's notebooks as a reader would, and compare their outputs with the committed ones."""
+"""Run the book's notebooks as a reader would, and store their outputs or compare them.
 
+``python code/tools/notebooks.py 05`` runs chapter 5 and stores what comes out; ``--check`` only compares.
+"""
+
+import argparse
 import contextlib
 import copy
 import difflib
 import os
 import re
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import nbformat
-from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
-from nbformat import NotebookNode
+from resnetbook._command import run_command
+
+try:
+    import nbformat
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError
+    from nbformat import NotebookNode
+except ImportError as error:
+    sys.exit(f"notebooks: {error.name} is missing: pip install -r requirements.txt")
 
 BOOK = Path(__file__).resolve().parents[2] / "book"
 # A cell with this tag prints numbers that depend on the machine (a live training, a clock):
@@ -217,3 +227,44 @@ def check(path: Path) -> str:
     """Run a notebook and say how its text outputs differ from the committed ones."""
     committed = nbformat.read(path, as_version=4)
     return differences(copy.deepcopy(committed), execute(path))
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    stale = []
+    for path in paths(arguments.names):
+        print(f"{path.name} …", flush=True)
+        try:
+            if not (arguments.check or arguments.again):
+                refresh(path)
+                continue
+            different = execute_again(path)[1] if arguments.again else check(path)
+            if different:
+                print(different)
+                stale.append(path.name)
+        except CellExecutionError as error:
+            # It quotes the cell and its traceback; nbclient's own traceback says nothing more.
+            raise ValueError(f"{path.name}: {error}") from error
+    if stale:
+        advice = "see above" if arguments.again else "run python code/tools/notebooks.py"
+        raise ValueError(f"not the committed outputs: {', '.join(stale)}; {advice}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; the exit status is 0, or 1 with a message on standard error."""
+    parser = argparse.ArgumentParser(
+        prog="python code/tools/notebooks.py",
+        description="Run the book's notebooks as a reader would, and store their outputs.",
+    )
+    parser.add_argument("names", nargs="*", help="such as 04 or 04_blocks.ipynb (default: all)")
+    parser.add_argument("--check", action="store_true", help="only compare with the stored outputs")
+    parser.add_argument(
+        "--again",
+        action="store_true",
+        help="run quick cells twice, then again both ways, and compare",
+    )
+    parser.set_defaults(run=_run)
+    return run_command("notebooks", parser, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
