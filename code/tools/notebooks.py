@@ -159,9 +159,9 @@ def _clean(notebook: NotebookNode, name: str) -> None:
         kept = []
         for output in cell.outputs:
             if output.output_type == "stream" and output.name == "stderr":
-                # A progress bar, which rewrites its line; older kernels drop the carriage return.
+                # A progress bar rewrites its line; older and slower kernels lose the carriage return.
                 # tqdm also notes that widgets are missing.
-                if not re.search(r"\r|^ *\d+%\|", output.text) and "TqdmWarning" not in output.text:
+                if not re.search(r"\r|\d%\|", output.text) and "TqdmWarning" not in output.text:
                     raise ValueError(f"{name}, cell {number} writes to standard error: {output.text}")
             elif "application/vnd.jupyter.widget-view+json" not in output.get("data", {}):
                 kept.append(output)
