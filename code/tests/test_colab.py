@@ -55,6 +55,12 @@ def test_nothing_moves_in_colab():
     assert moved(pyproject(), colab()) == []
 
 
+def test_colabs_setuptools_can_build_it_without_a_network():
+    # As a word it needs setuptools 77, as a table it is refused from 2027 on.
+    assert int(colab()["setuptools"].partition(".")[0]) < 77
+    assert "license" not in pyproject() and "license-files" not in pyproject()
+
+
 def test_the_list_is_the_published_one():
     listed = colab()
     assert (listed["python"], listed["torch"], listed["torchvision"]) == ("3.13.15", "2.11.0", "0.26.0")

@@ -1,9 +1,11 @@
 """The committed notebooks: run as a reader runs them, and held to the rules for notebooks."""
 
+import importlib.util
 import re
 
 import nbformat
 import pytest
+from IPython.core.inputtransformer2 import TransformerManager
 
 import notebooks
 from resnetbook import runs
@@ -81,6 +83,29 @@ def test_outputs_are_those_of_one_run_from_top_to_bottom(path):
 @EVERY
 def test_the_first_cell_is_the_common_one(path):
     assert code_cells(path)[0].source == FIRST_CELL
+
+
+@pytest.mark.parametrize("pip_works", [True, False])
+def test_the_first_cell_says_at_once_that_an_installation_has_failed(pip_works, monkeypatch):
+    installed = []
+
+    class Shell:
+        def run_line_magic(self, name, line):
+            assert name == "pip"
+            installed.append(line)
+
+    def find_spec(name, known=importlib.util.find_spec):
+        return known(name) if name != "resnetbook" or (pip_works and installed) else None
+
+    monkeypatch.setattr(importlib.util, "find_spec", find_spec)
+    source = TransformerManager().transform_cell(FIRST_CELL)
+    scope = {"get_ipython": Shell}
+    if pip_works:
+        exec(source, scope)
+    else:
+        with pytest.raises(ModuleNotFoundError, match="not installed.*%pip install --no-deps"):
+            exec(source, scope)
+    assert len(installed) == 1
 
 
 @EVERY
