@@ -6,6 +6,7 @@ import re
 import nbformat
 import pytest
 from IPython.core.inputtransformer2 import TransformerManager
+from IPython.utils.text import DollarFormatter
 
 import notebooks
 from resnetbook import runs
@@ -106,6 +107,43 @@ def test_the_first_cell_says_at_once_that_an_installation_has_failed(pip_works, 
         with pytest.raises(ModuleNotFoundError, match="not installed.*%pip install --no-deps"):
             exec(source, scope)
     assert len(installed) == 1
+
+
+@pytest.mark.parametrize(
+    ("there", "offered", "asked", "missing"),
+    [
+        ({"d2l", "pandas", "requests"}, set(), [], None),
+        ({"pandas", "requests"}, {"d2l"}, ["d2l==0.17.0"], None),  # Colab
+        (set(), {"d2l", "pandas", "requests"}, ["d2l==0.17.0", "pandas requests"], None),
+        ({"pandas"}, set(), ["d2l==0.17.0"], "d2l"),  # no network
+        ({"d2l"}, {"pandas"}, ["pandas requests"], "requests"),
+    ],
+)
+def test_d2l_comes_with_what_it_imports_or_the_page_says_what_to_do(
+    there, offered, asked, missing, monkeypatch
+):
+    (path,) = notebooks.paths(["05"])
+    cell = next(cell for cell in code_cells(path) if cell.id == "d2l-import")
+    source = TransformerManager().transform_cell(cell.source.partition("import matplotlib_inline")[0])
+    there, lines = set(there), []
+
+    class Shell:
+        def run_line_magic(self, name, line):
+            lines.append(DollarFormatter().vformat(line, (), scope))  # as IPython fills in what is in braces
+            there.update(name for name in offered if re.search(rf"\b{name}\b", lines[-1]))
+
+    def find_spec(name, known=importlib.util.find_spec):
+        return known(name) if name not in ("d2l", "pandas", "requests") else name in there or None
+
+    monkeypatch.setattr(importlib.util, "find_spec", find_spec)
+    scope = {"get_ipython": Shell, "importlib": importlib}
+    if missing is None:
+        exec(source, scope)
+    else:
+        with pytest.raises(ModuleNotFoundError, match=f"{missing}.*could not be installed"):
+            exec(source, scope)
+    assert [line.partition("--quiet ")[2].removeprefix("--no-deps ") for line in lines] == asked
+    assert all("--no-deps" in line for line in lines if "d2l" in line)
 
 
 @EVERY
