@@ -673,6 +673,8 @@ class Visit:
     width: int = 0
     wide: list[str] = field(default_factory=list)
     scrolled: list[str] = field(default_factory=list)
+    cut: list[str] = field(default_factory=list)
+    tables: int = 0
     background: float = 0.0
     faint: list[str] = field(default_factory=list)
 
@@ -765,6 +767,11 @@ _SCROLLED = """() => [...document.querySelectorAll('article div.highlight > pre'
   .filter(e => e.scrollWidth > e.clientWidth && e.textContent.split('\\n').every(line => line.length <= 80))
   .map(e => e.textContent.trim().slice(0, 60))"""
 
+# Tables of results whose right-most column is out of sight.
+_CUT = """() => [...document.querySelectorAll('article .text_html:has(table.rows)')]
+  .filter(e => e.scrollWidth > e.clientWidth + 1)
+  .map(e => e.textContent.trim().replace(/\\s+/g, ' ').slice(0, 60))"""
+
 
 def visit(browser, address: str, page_name: str, width: int, scheme: str) -> Visit:
     """Open a page with every other host blocked, wait for its math, and look at it."""
@@ -806,6 +813,8 @@ def visit(browser, address: str, page_name: str, width: int, scheme: str) -> Vis
         seen.width = page.evaluate("() => document.scrollingElement.scrollWidth")
         seen.wide = page.evaluate(_WIDE, width)
         seen.scrolled = page.evaluate(_SCROLLED)
+        seen.cut = page.evaluate(_CUT)
+        seen.tables = page.locator("article table.rows").count()
         seen.background, seen.faint = page.evaluate(_LOOK)
     finally:
         context.close()
@@ -846,6 +855,12 @@ def test_all_math_is_rendered(desktop: dict[str, Visit]) -> None:
 
 def test_80_columns_of_code_fit_on_a_desktop(desktop: dict[str, Visit]) -> None:
     assert not _complaints(desktop, "scrolled")
+
+
+def test_results_show_every_column(desktop: dict[str, Visit], phone: dict[str, Visit]) -> None:
+    assert sum(seen.tables for seen in phone.values()) >= 2
+    assert not _complaints(desktop, "cut")
+    assert not _complaints(phone, "cut")
 
 
 def test_nothing_is_wider_than_a_phone(phone: dict[str, Visit]) -> None:

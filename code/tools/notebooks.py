@@ -184,7 +184,9 @@ def _text_of(cell: NotebookNode) -> str:
         elif output.output_type in ("execute_result", "display_data"):
             kinds = output.data
             if not any(k.startswith("image/") or "widget" in k for k in kinds):
-                parts.append(kinds.get("text/html") or kinds.get("text/plain", ""))
+                # A table says the same in both; of others only the HTML says what is shown.
+                plain, rich = kinds.get("text/plain", ""), kinds.get("text/html")
+                parts.append(rich if rich and plain.startswith("<") else plain)
         else:
             parts.append(f"{output.ename}: {output.evalue}")
     text = "\n".join(part.rstrip() for part in parts)
