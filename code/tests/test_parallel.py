@@ -203,11 +203,12 @@ def test_the_pages_command_starts_where_the_machines_name_does_not_resolve(tmp_p
         "import socket\nsocket.gethostname = socket.getfqdn = lambda *name: 'nowhere.invalid'\n"
     )
     (tmp_path / "together.py").write_text(
-        "import torch, torch.distributed as d\n"
+        "import os, torch, torch.distributed as d\n"
         "d.init_process_group('gloo')\n"
         "total = torch.ones(1)\n"
         "d.all_reduce(total)\n"
-        "print('all together', total.item(), flush=True)\n"
+        # In one go: both processes write to one pipe.
+        "os.write(1, b'all together %.1f\\n' % total.item())\n"
         "d.destroy_process_group()\n"
     )
     command = [sys.executable, "-m", "torch.distributed.run", *options, script]
