@@ -8,6 +8,7 @@ correction (:func:`holm`) says which of them still stand.
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -73,10 +74,10 @@ def paired_difference(before: Sequence[float], after: Sequence[float]) -> Differ
     if len(before) != len(after) or not before:
         raise ValueError(f"pairs need equally many values, got {len(before)} and {len(after)}")
     differences = [new - old for old, new in zip(before, after, strict=True)]
-    mean, variance = _mean_variance(differences)
-    if variance is None:
+    mean = statistics.fmean(differences)
+    if len(differences) == 1:
         return Difference(mean, math.inf, 0)
-    return Difference(mean, math.sqrt(variance / len(differences)), len(differences) - 1)
+    return Difference(mean, statistics.stdev(differences) / math.sqrt(len(differences)), len(differences) - 1)
 
 
 def unpaired_difference(first: Sequence[float], second: Sequence[float]) -> Difference:
@@ -94,15 +95,15 @@ def unpaired_difference(first: Sequence[float], second: Sequence[float]) -> Diff
     """
     if not first or not second:
         raise ValueError(f"a difference needs values on both sides, got {len(first)} and {len(second)}")
-    (mean_1, variance_1), (mean_2, variance_2) = _mean_variance(first), _mean_variance(second)
-    if variance_1 is None or variance_2 is None:
-        return Difference(mean_2 - mean_1, math.inf, 0)
-    part_1, part_2 = variance_1 / len(first), variance_2 / len(second)
+    mean = statistics.fmean(second) - statistics.fmean(first)
+    if min(len(first), len(second)) == 1:
+        return Difference(mean, math.inf, 0)
+    part_1, part_2 = (statistics.variance(values) / len(values) for values in (first, second))
     error = math.sqrt(part_1 + part_2)
     if error == 0:
-        return Difference(mean_2 - mean_1, 0.0, len(first) + len(second) - 2)
+        return Difference(mean, 0.0, len(first) + len(second) - 2)
     freedom = (part_1 + part_2) ** 2 / (part_1**2 / (len(first) - 1) + part_2**2 / (len(second) - 1))
-    return Difference(mean_2 - mean_1, error, freedom)
+    return Difference(mean, error, freedom)
 
 
 def holm(p_values: Sequence[float], level: float = 0.05) -> list[bool]:
@@ -121,11 +122,3 @@ def holm(p_values: Sequence[float], level: float = 0.05) -> list[bool]:
             break
         stands[i] = True
     return stands
-
-
-def _mean_variance(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean, and variance of a sample (divisor n - 1); ``None`` for a single value."""
-    mean = math.fsum(values) / len(values)
-    if len(values) == 1:
-        return mean, None
-    return mean, math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)

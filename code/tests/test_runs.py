@@ -123,17 +123,23 @@ def test_recording_twice_gives_the_same_numbers(tiny, tmp_path):
     assert other["test_loss"] != first["test_loss"]
 
 
-def test_an_interrupted_recording_goes_on(tiny, tmp_path, monkeypatch):
-    whole = record(folder=tmp_path / "whole")
+def interrupt_at(epoch: int, monkeypatch) -> list:
+    """The training is stopped while this epoch is looked at, counted from 1; gives the list of the calls."""
     evaluate, calls = train.evaluate, []
 
     def interrupted(*arguments, **options):
         calls.append(1)
-        if len(calls) == 3:  # while the third epoch is looked at
+        if len(calls) == epoch:
             raise KeyboardInterrupt
         return evaluate(*arguments, **options)
 
     monkeypatch.setattr(train, "evaluate", interrupted)
+    return calls
+
+
+def test_an_interrupted_recording_goes_on(tiny, tmp_path, monkeypatch):
+    whole = record(folder=tmp_path / "whole")
+    calls = interrupt_at(3, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         record()
     assert runs.names() == []
@@ -395,16 +401,8 @@ def test_a_run_goes_on_as_it_began_on_a_machine_with_other_instructions(
 ):
     """Colab's next machine may be another one."""
     began = "bfloat16" if has_first else None
-    evaluate, calls = train.evaluate, []
-
-    def interrupted(*arguments, **options):
-        calls.append(1)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return evaluate(*arguments, **options)
-
     monkeypatch.setattr(devices, "has_bfloat16", lambda device: has_first)
-    monkeypatch.setattr(train, "evaluate", interrupted)
+    calls = interrupt_at(2, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         record("tiny-one-seed0")
     monkeypatch.setattr(devices, "has_bfloat16", lambda device: not has_first)
@@ -478,15 +476,7 @@ def test_a_full_run_goes_on_from_its_checkpoint_in_the_folder_that_the_switch_na
     tiny, tmp_path, monkeypatch
 ):
     """In Colab that folder is on Google Drive, and is all that is left of the machine before."""
-    evaluate, calls = train.evaluate, []
-
-    def recycled(*arguments, **options):
-        calls.append(1)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return evaluate(*arguments, **options)
-
-    monkeypatch.setattr(train, "evaluate", recycled)
+    calls = interrupt_at(3, monkeypatch)
     monkeypatch.setattr(devices, "default_device", lambda: torch.device("cpu"))
     runs.use("full", folder=tmp_path / "drive")
     with pytest.raises(KeyboardInterrupt):

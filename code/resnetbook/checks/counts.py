@@ -16,7 +16,7 @@ from resnetbook.checks.common import (
     compare_counts,
     exercise,
 )
-from resnetbook.checks.tracing import layers_used
+from resnetbook.checks.tracing import tell_layers
 
 # Mistaken rules for when there is a projection, in every count.
 _RULES = {
@@ -25,19 +25,6 @@ _RULES = {
     "both": "A stride or new channels need a projection: write or, not and.",
     "stride 2": "The projection is missing where the stride is neither 1 nor 2.",
 }
-
-
-def _watched(solution: Callable, used: set[str]) -> Callable:
-    """The reader's function, which tells in ``used`` whether it has PyTorch's layers do the work."""
-
-    @functools.wraps(solution)
-    def call(*arguments: object) -> object:
-        with layers_used() as found:
-            answer = solution(*arguments)
-        used.update(found)
-        return answer
-
-    return call
 
 
 def _but(used: set[str]) -> str:
@@ -100,7 +87,7 @@ def basic_parameters(solution: Callable[[int, int, int], int]) -> str:
     formula = functools.partial
     used: set[str] = set()
     compare_counts(
-        _watched(solution, used),
+        tell_layers(solution, used),
         "basic_parameters",
         cases,
         lambda *case: probes.count_parameters(blocks.BasicBlock(*case)),
@@ -255,7 +242,7 @@ def bottleneck_macs(solution: Callable[[int, int, int, int, str], int]) -> str:
     formula = functools.partial
     used: set[str] = set()
     compare_counts(
-        _watched(solution, used),
+        tell_layers(solution, used),
         "bottleneck_macs",
         cases,
         trusted,
@@ -316,7 +303,7 @@ def map_sizes(solution: Callable[[int], list[int]]) -> str:
     parts = ("the stem", "conv2_x", "conv3_x", "conv4_x", "conv5_x")
     sides = (224, 96, 28, 97, 33, 100, 2, 1)
     used: set[str] = set()
-    watched = _watched(solution, used)
+    watched = tell_layers(solution, used)
     for side in sides:
         expected = [shape[-1] for shape in list(probes.shapes(network, (1, side, side)).values())[:5]]
         call = f"map_sizes({side})"
@@ -381,7 +368,7 @@ def block_parameters(solution: Callable[[int, int, int], int]) -> str:
         "All biases are missing; here each convolution has them.": {"extra": 2, "projection_extra": 0},
     }
     compare_counts(
-        _watched(solution, used),
+        tell_layers(solution, used),
         "block_parameters",
         cases,
         lambda *case: probes.count_parameters(blocks.D2LResidual(*case)),

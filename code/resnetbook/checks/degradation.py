@@ -3,10 +3,7 @@
 import functools
 import math
 import statistics
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -25,25 +22,7 @@ from resnetbook.checks.common import (
     snapshot,
     spoiled,
 )
-from resnetbook.checks.tracing import layers_used
-
-
-@contextmanager
-def _runs(*functions: Callable) -> Iterator[set[str]]:
-    """Note which of these Python functions run meanwhile, under whatever name the reader knows them."""
-    codes = {function.__code__: function.__name__ for function in functions}
-    found: set[str] = set()
-
-    def note(frame: FrameType, event: str, _argument: object) -> None:
-        if event == "call" and frame.f_code in codes:
-            found.add(codes[frame.f_code])
-
-    before = sys.getprofile()
-    sys.setprofile(note)
-    try:
-        yield found
-    finally:
-        sys.setprofile(before)
+from resnetbook.checks.tracing import exactly, functions_run, tell_layers
 
 
 def _network_formula(
@@ -102,15 +81,8 @@ def network_parameters(solution: Callable[[int, int], int]) -> str:
 
     formula = functools.partial
     used: set[str] = set()
-
-    def watched(depth: int, width: int) -> int:
-        with layers_used() as now:
-            answer = solution(depth, width)
-        used.update(now)
-        return answer
-
     compare_counts(
-        watched,
+        tell_layers(solution, used),
         "network_parameters",
         cases,
         trusted,
@@ -521,9 +493,9 @@ def gradient_norms(solution: Callable[[nn.Module, Tensor], dict[str, float]]) ->
         loss = loss_of(model)
         before = _state(model)
         try:
-            with _runs(probes.gradient_norms) as found:
+            with functions_run(exactly(probes.gradient_norms)) as found:
                 given = call_reader(solution, model, loss, describe=call, begun=seed > 0)
-            shortcuts |= found
+            shortcuts.update(found)
             recording = torch.is_grad_enabled()
         except CheckFailed as failed:
             if "'NoneType' object has no attribute" not in str(failed):
@@ -728,9 +700,9 @@ def dirac_kernel(solution: Callable[[int], Tensor]) -> str:
     shortcuts: set[str] = set()
     for i, channels in enumerate((3, 1, 16, 300)):  # 300: more than a byte can count
         call = f"dirac_kernel({channels})"
-        with _runs(nn.init.dirac_) as found:
+        with functions_run(exactly(nn.init.dirac_)) as found:
             kernel = answer_of(solution, channels, describe=call, begun=i > 0)
-        shortcuts |= found
+        shortcuts.update(found)
         if not isinstance(kernel, Tensor):
             raise CheckFailed(f"{call} gives a {type(kernel).__name__}: return a tensor.")
         shape = (channels, channels, 3, 3)

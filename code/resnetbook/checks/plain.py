@@ -8,7 +8,6 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from resnetbook import models, probes
 from resnetbook.checks.common import (
@@ -24,6 +23,7 @@ from resnetbook.checks.common import (
     snapshot,
     spoiled,
 )
+from resnetbook.checks.tracing import Operations
 
 Layers = Sequence[tuple[int, int, int]]
 """Kernel, stride and padding of each layer, the first one first."""
@@ -37,22 +37,6 @@ def _close(given: Tensor, right: Tensor) -> bool:
 def _near(given: Tensor, right: Tensor) -> Tensor:
     """For each number, whether it is equal but for the rounding of float32; nan never is."""
     return torch.isclose(given.detach().double(), right.double(), rtol=1e-4, atol=1e-5)
-
-
-class _Calls(TorchFunctionMode):
-    """Notes which of PyTorch's functions are called while it is on."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: set[str] = set()
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):  # noqa: ANN001, ANN204
-        self.names.add(getattr(func, "__name__", ""))
-        return func(*args, **(kwargs or {}))
-
-    def like(self, *parts: str) -> str | None:
-        """One whose name contains one of these words, or begins with them, if there is one."""
-        return next((name for name in sorted(self.names) for part in parts if part in name), None)
 
 
 @contextmanager
@@ -267,7 +251,7 @@ def conv2d(solution: Callable[[Tensor, Tensor, Tensor, int, int], Tensor]) -> st
         CheckFailed: if shape or numbers differ in any case, the input is changed, or PyTorch's own
             convolution has done the work.
     """
-    calls = _Calls()
+    calls = Operations()
     generator = torch.Generator().manual_seed(0)
 
     def random(*shape: int) -> Tensor:
@@ -411,7 +395,7 @@ def output_size(solution: Callable[[int, int, int, int, int], int]) -> str:
         lambda n, k, s, p, d: n + 2 * p - d * (k - 1) // s - 1 + 1,
         lambda n, k, s, p, d: n + 2 * p - d * (k - 1) // s + 1,
     )
-    calls = _Calls()
+    calls = Operations()
     with calls:
         given = [
             call_for_count(solution, f"output_size{case}", *case, begun=i > 0) for i, case in enumerate(cases)
@@ -1062,7 +1046,7 @@ def _run_norm(
     gradients: str,
     step: int,
     begun: bool,
-    calls: _Calls,
+    calls: Operations,
 ) -> None:
     """Compare one forward pass in one mode: output, gradients and running statistics.
 
@@ -1177,7 +1161,7 @@ def batch_norm(solution: Callable[[int], nn.Module]) -> str:
         CheckFailed: if outputs, gradients or running statistics differ in either mode.
     """
     generator = torch.Generator().manual_seed(0)
-    calls = _Calls()
+    calls = Operations()
     usual, none_in_x, no_grad = _GRADIENTS
     passes = (
         (True, usual),

@@ -4,10 +4,7 @@ import copy
 import functools
 import math
 import statistics
-import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from types import FrameType
 
 import numpy as np
 import torch
@@ -25,6 +22,7 @@ from resnetbook.checks.common import (
     compare_reals,
     exercise,
 )
+from resnetbook.checks.tracing import functions_run, inside
 
 
 def _close(given: Tensor, right: Tensor) -> bool:
@@ -36,37 +34,6 @@ def _close(given: Tensor, right: Tensor) -> bool:
 
 def _all_close(given: Sequence[Tensor], right: Sequence[Tensor]) -> bool:
     return all(map(_close, given, right))
-
-
-@contextmanager
-def _calls(wanted: Callable[[str, str], bool]) -> Iterator[list[str]]:
-    """Notes the functions that run while it is on, if ``wanted(module, name)``: those of C as well.
-
-    By what runs, and not by its name on the page, which may be another.
-    """
-    found: list[str] = []
-
-    def note(frame: FrameType, event: str, function: object) -> None:
-        if event == "call":
-            module, name = frame.f_globals.get("__name__") or "", frame.f_code.co_name
-        elif event == "c_call":
-            module, name = getattr(function, "__module__", None) or "", getattr(function, "__name__", "")
-        else:
-            return
-        if wanted(module, name):
-            found.append(f"{module}.{name}" if module else name)
-
-    before = sys.getprofile()
-    sys.setprofile(note)
-    try:
-        yield found
-    finally:
-        sys.setprofile(before)
-
-
-def _of(*packages: str) -> Callable[[str, str], bool]:
-    """For :func:`_calls`: whether a function belongs to one of these modules, or to one inside of it."""
-    return lambda module, name: any(module == p or module.startswith(f"{p}.") for p in packages)
 
 
 # ---- two recipes with the same seeds
@@ -105,7 +72,7 @@ def compare_seeds(solution: Callable[[list[float], list[float]], tuple[float, fl
     for i, (before, after) in enumerate(cases):
         call = f"compare_seeds({before}, {after})"
         handed = list(before), list(after)  # a reader may sort a list
-        with _calls(_of("resnetbook.compare")) as found:
+        with functions_run(inside("resnetbook.compare")) as found:
             answer = answer_of(solution, *handed, describe=call, begun=i > 0)
             numbers = answer.tolist() if isinstance(answer, Tensor | np.ndarray) else answer
             if isinstance(numbers, Iterator):
@@ -402,7 +369,7 @@ def momentum_step(solution: Callable[..., None]) -> str:
             given = _clones(gradients)
             # The lists are copies: what the network still holds are the tensors themselves.
             in_lists = list(weights), list(given), velocities
-            with _calls(_of("torch.optim")) as found:
+            with functions_run(inside("torch.optim")) as found:
                 call_reader(solution, *in_lists, lr, momentum, weight_decay, describe=_STEP, begun=begun)
             begun = True
             shortcuts += found
@@ -556,7 +523,7 @@ def learning_rate(solution: Callable[[int, int, int, float], float]) -> str:
     shortcuts: list[str] = []
 
     def observed(*case: float) -> float:
-        with _calls(_of("resnetbook.train")) as found:
+        with functions_run(inside("resnetbook.train")) as found:
             answer = solution(*case)
         shortcuts.extend(found)
         return answer
@@ -982,7 +949,7 @@ def smoothed_cross_entropy(solution: Callable[[Tensor, Tensor, float], Tensor]) 
             logits = leaf * 1  # in a training the logits are no leaf either
             describe = where + call
             handed = labels.clone()
-            with _calls(_is_entropy) as found:
+            with functions_run(_is_entropy) as found:
                 given = answer_of(solution, logits, handed, smoothing, describe=describe, begun=seed > 0)
             shortcuts += found
             _must_be_loss(given, logits, leaf, num_images, where)
@@ -1156,7 +1123,7 @@ def ema(solution: Callable[[nn.Module, float], object]) -> str:
         model = _small_network(generator).train(seed != 1)
         start, traits = _snapshot(model), _traits(model)
         call = f"Ema(model, {decay:g})"
-        with torch.enable_grad(), _calls(_of("torch.optim")) as found:
+        with torch.enable_grad(), functions_run(inside("torch.optim")) as found:
             holder = answer_of(solution, model, decay, describe=call, begun=begun)
             _must_track(call)
         shortcuts += found
@@ -1180,7 +1147,7 @@ def ema(solution: Callable[[nn.Module, float], object]) -> str:
             if given is not model:
                 _go_on(given, generator)
                 history[-1] = _snapshot(given)
-            with _calls(_of("torch.optim")) as found:
+            with functions_run(inside("torch.optim")) as found:
                 _update(holder, given, begun)
             shortcuts += found
             begun = True

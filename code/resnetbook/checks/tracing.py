@@ -1,8 +1,11 @@
 """Which layers a network runs, in which order, and on what: to find weights, whatever their names."""
 
+import functools
 import random
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import NamedTuple
 
 import torch
@@ -38,16 +41,20 @@ def watched() -> Iterator[list[LayerCall]]:
         handle.remove()
 
 
-class _NotesOperations(TorchFunctionMode):
-    def __init__(self, used: set[str]) -> None:
+class Operations(TorchFunctionMode):
+    """Notes which of PyTorch's functions are called while it is on."""
+
+    def __init__(self) -> None:
         super().__init__()
-        self.used = used
+        self.names: set[str] = set()
 
     def __torch_function__(self, func, types, args=(), kwargs=None):  # noqa: ANN001, ANN204
-        name = getattr(func, "__name__", "")
-        if "conv" in name or "pool" in name:
-            self.used.add(name)
+        self.names.add(getattr(func, "__name__", ""))
         return func(*args, **(kwargs or {}))
+
+    def like(self, *parts: str) -> str | None:
+        """One whose name contains one of these words, or begins with them, if there is one."""
+        return next((name for name in sorted(self.names) for part in parts if part in name), None)
 
 
 @contextmanager
@@ -62,10 +69,60 @@ def layers_used() -> Iterator[set[str]]:
 
     nn.Module.__init__ = note
     try:
-        with _NotesOperations(used):
+        with Operations() as operations:
             yield used
+        used.update(name for name in operations.names if "conv" in name or "pool" in name)
     finally:
         nn.Module.__init__ = built
+
+
+def tell_layers(solution: Callable, used: set[str]) -> Callable:
+    """The reader's function, which tells in ``used`` whether it has PyTorch's layers do the work."""
+
+    @functools.wraps(solution)
+    def call(*arguments: object) -> object:
+        with layers_used() as found:
+            answer = solution(*arguments)
+        used.update(found)
+        return answer
+
+    return call
+
+
+@contextmanager
+def functions_run(wanted: Callable[[str, str], bool]) -> Iterator[list[str]]:
+    """Notes the functions that run while it is on, if ``wanted(module, name)``: those of C as well.
+
+    By what runs, and not by its name on the page, which may be another.
+    """
+    found: list[str] = []
+
+    def note(frame: FrameType, event: str, function: object) -> None:
+        if event == "call":
+            module, name = frame.f_globals.get("__name__") or "", frame.f_code.co_name
+        elif event == "c_call":
+            module, name = getattr(function, "__module__", None) or "", getattr(function, "__name__", "")
+        else:
+            return
+        if wanted(module, name):
+            found.append(f"{module}.{name}" if module else name)
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        yield found
+    finally:
+        sys.setprofile(before)
+
+
+def inside(*packages: str) -> Callable[[str, str], bool]:
+    """For :func:`functions_run`: whether a function belongs to one of these modules, or to a part of one."""
+    return lambda module, name: any(module == p or module.startswith(f"{p}.") for p in packages)
+
+
+def exactly(function: Callable) -> Callable[[str, str], bool]:
+    """For :func:`functions_run`: whether it is this one."""
+    return lambda module, name: (module, name) == (function.__module__, function.__name__)
 
 
 def not_by_hand(network: nn.Module) -> str:
