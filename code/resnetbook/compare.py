@@ -54,6 +54,11 @@ class Difference:
         low, high = self.interval
         return low > 0 or high < 0
 
+    @property
+    def verdict(self) -> str:
+        """``clear`` or ``not clear``."""
+        return "clear" if self.clear else "not clear"
+
     def __str__(self) -> str:
         if math.isinf(self.error):
             return f"{self.mean:+.4f} (one seed: no standard error)"

@@ -124,6 +124,52 @@ def seed_curves(
     return ax
 
 
+def seed_means(
+    places: Sequence[float],
+    values: Sequence[Sequence[float]],
+    label: str | None = None,
+    index: int = 0,
+    ax: Axes | None = None,
+    line: bool = True,
+    horizontal: bool = False,
+) -> Axes:
+    """A marker for the mean of several seeds at each place, and a bar from the lowest to the highest.
+
+    Args:
+        places: one for each marker, such as depths.
+        values: for each place, one value for each seed.
+        label: for the legend; the number of seeds is added.
+        index: which colour, marker and line.
+        ax: where to draw.
+        line: join the markers.
+        horizontal: values to the right, places upwards.
+
+    Raises:
+        ValueError: if there are not as many places as values.
+    """
+    if len(places) != len(values):
+        raise ValueError(f"{len(places)} places need as many values, got {len(values)}")
+    ax = axes(ax)
+    means = [float(np.mean(seeds)) for seeds in values]
+    reach = [
+        [mean - min(seeds) for mean, seeds in zip(means, values, strict=True)],
+        [max(seeds) - mean for mean, seeds in zip(means, values, strict=True)],
+    ]
+    if label is not None:
+        label += f" (n = {'–'.join(map(str, sorted({len(seeds) for seeds in values})))})"
+    points = (means, places) if horizontal else (places, means)
+    ax.errorbar(
+        *points,
+        **{"xerr" if horizontal else "yerr": reach},
+        color=COLORS[index % len(COLORS)],
+        marker=MARKERS[index % len(MARKERS)],
+        linestyle=("-", "--", ":", "-.")[index % 4] if line else "",
+        capsize=4,
+        label=label,
+    )
+    return ax
+
+
 def image_grid(
     images: np.ndarray,
     titles: Sequence[str] | None = None,

@@ -16,7 +16,7 @@ import platform
 import secrets
 import statistics
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,7 @@ import torchvision
 from safetensors.numpy import load_file
 from safetensors.numpy import save as pack
 
-from resnetbook import data, models, probes
+from resnetbook import data, models, probes, tables
 from resnetbook.checkpoint import recipe_of
 from resnetbook.devices import choose_device, suited
 from resnetbook.experiments import EXPERIMENTS, Experiment
@@ -119,6 +119,64 @@ def load_seeds(experiment: str, folder: Path | None = None) -> list[dict]:
     if not found:
         load(experiment, folder)  # raises, with near names
     return sorted((load(name, folder) for name in found), key=lambda record: record["seed"])
+
+
+def records(experiment: str) -> list[dict]:
+    """What a notebook shows: every seed of an experiment, recorded or trained now, as :func:`obtain` says.
+
+    Raises:
+        KeyError: if there is no such experiment.
+    """
+    return load_seeds(experiment, obtain(experiment))
+
+
+def last(found: Sequence[dict], key: str) -> list[float]:
+    """One number for each record: of its last epoch, such as ``train_loss``, or of the whole run,
+    such as ``test_accuracy``.
+
+    Raises:
+        KeyError: if there is no such number.
+    """
+    return [{**record["history"][-1], **record}[key] for record in found]
+
+
+def curves(found: Sequence[dict], key: str) -> list[list[float]]:
+    """A number of every epoch, such as ``train_loss``, for each record.
+
+    Raises:
+        KeyError: if there is no such number.
+    """
+    return [[entry[key] for entry in record["history"]] for record in found]
+
+
+def seconds(found: Sequence[dict]) -> list[float]:
+    """How long the training of each record took."""
+    return [sum(curve) for curve in curves(found, "seconds")]
+
+
+def provenance(found: Sequence[dict]) -> str:
+    """Where records come from: what was trained, where and when, and how to make the first of them again."""
+
+    def every(values: Iterable[object]) -> str:
+        return " and ".join(str(value) for value in sorted(set(values)))
+
+    many = len(found) > 1
+    threads = {record["hardware"]["threads"] for record in found}
+    arithmetic = every(record["recipe"]["autocast"] or "float32" for record in found)
+    commits = every((record["commit"] or "unknown")[:7] for record in found)
+    images = every(f"{record['num_images']:,}" for record in found)
+    epochs = every(len(record["history"]) for record in found)
+    return "\n".join(
+        [
+            f"{len(found)} run{'s' * many} of {images} images, {epochs} epochs, "
+            f"{tables.duration(sum(seconds(found)))}{' in all' * many}",
+            f"{every(record['hardware']['device'] for record in found)}, {every(threads)} "
+            f"thread{'s' * (threads != {1})}, {arithmetic}",
+            f"recorded on {every(record['date'] for record in found)}, "
+            f"torch {every(record['versions']['torch'] for record in found)}, commit {commits}",
+            f"make {'one' if many else 'it'} again: {found[0]['command']}",
+        ]
+    )
 
 
 def by_experiment(folder: Path | None = None) -> dict[str, list[dict]]:

@@ -31,6 +31,8 @@ def test_unpaired_differences_are_welchs(second):
 def test_clear_means_that_the_interval_leaves_out_zero():
     assert compare.unpaired_difference([1.0, 1.1, 0.9], [2.0, 2.1, 1.9]).clear
     assert not compare.unpaired_difference([1.0, 1.1, 0.9], [1.05, 1.15, 0.95]).clear
+    assert compare.unpaired_difference([1.0, 1.1, 0.9], [2.0, 2.1, 1.9]).verdict == "clear"
+    assert compare.unpaired_difference([1.0, 1.1, 0.9], [1.05, 1.15, 0.95]).verdict == "not clear"
     # More seeds of the same spread make the same difference clear.
     assert compare.unpaired_difference([1.0, 1.1, 0.9] * 20, [1.05, 1.15, 0.95] * 20).clear
 

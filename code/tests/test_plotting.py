@@ -26,6 +26,7 @@ MATRIX = np.array([[5, 1, 0], [0, 6, 0], [2, 0, 0]])
 DRAWINGS = {
     "axes": lambda **o: plotting.axes(**o),
     "seed_curves": lambda **o: plotting.seed_curves([[3, 2, 1], [5, 3, 1]], "plain", **o),
+    "seed_means": lambda **o: plotting.seed_means([8, 20], [[3, 2, 4], [5, 3]], "plain", **o),
     "image_grid": lambda **o: plotting.image_grid(IMAGES, [f"no. {i}" for i in range(7)], columns=3, **o),
     "confusion": lambda **o: plotting.confusion(MATRIX, ["coat", "bag", "shirt"], **o),
     "block_diagram": lambda **o: plotting.block_diagram(["3×3, 64", "batch norm"], "A block", **o),
@@ -95,6 +96,26 @@ def test_another_process_writes_the_same_bytes():
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
     assert done.stdout == svg(DRAWINGS["seed_curves"])
+
+
+@pytest.mark.parametrize("horizontal", [False, True])
+def test_means_of_seeds_show_mean_range_and_number(horizontal):
+    ax = plotting.seed_means([8, 20], [[3, 2, 4], [5, 3]], "plain", 1, horizontal=horizontal)
+    points, _, (bars,) = ax.containers[0]
+    means, places = points.get_xydata().T[:: 1 if horizontal else -1].tolist()
+    assert (means, places) == ([3, 4], [8, 20])
+    along = 0 if horizontal else 1
+    reach = [sorted(end[along] for end in segment) for segment in bars.get_segments()]
+    assert reach == [[2, 4], [3, 5]]
+    assert ax.get_legend_handles_labels()[1] == ["plain (n = 2–3)"]
+    assert points.get_linestyle() == "--" and points.get_marker() == plotting.MARKERS[1]
+
+
+def test_means_of_seeds_need_a_place_each():
+    with pytest.raises(ValueError, match="3 places need as many values, got 2"):
+        plotting.seed_means([1, 2, 3], [[1.0], [2.0]])
+    ax = plotting.seed_means([1], [[2.0]], line=False)
+    assert ax.get_legend_handles_labels() == ([], []) and ax.lines[0].get_linestyle() == "None"
 
 
 def assert_is_seen_everywhere(data: dict, metadata: dict) -> None:

@@ -274,6 +274,43 @@ def test_seeds_come_in_the_order_of_numbers_and_of_one_experiment_only(tmp_path)
     assert [found["seed"] for found in runs.load_seeds("a", tmp_path)] == [0, 2, 10]
 
 
+def test_numbers_of_records_come_one_for_each_seed():
+    found = runs.load_seeds("lenet")
+    assert runs.last(found, "test_accuracy") == [record["test_accuracy"] for record in found]
+    assert runs.last(found, "train_loss") == [record["history"][-1]["train_loss"] for record in found]
+    assert runs.curves(found, "train_loss")[1][0] == found[1]["history"][0]["train_loss"]
+    assert [len(curve) for curve in runs.curves(found, "seconds")] == [5, 5, 5]
+    assert runs.seconds(found)[2] == pytest.approx(sum(e["seconds"] for e in found[2]["history"]))
+    with pytest.raises(KeyError, match="test_acc"):
+        runs.last(found, "test_acc")
+
+
+def test_provenance_says_what_differs_between_records_and_says_once_what_does_not():
+    one = {
+        "num_images": 50_000,
+        "history": [{"seconds": 30.0}, {"seconds": 60.0}],
+        "hardware": {"device": "a CPU", "threads": 1},
+        "recipe": {"autocast": None},
+        "versions": {"torch": "2.6"},
+        "date": "2026-01-02",
+        "commit": "0123456789abcdef",
+        "command": "python -m resnetbook train one-seed0",
+    }
+    assert runs.provenance([one]) == (
+        "1 run of 50,000 images, 2 epochs, 90.0 s\n"
+        "a CPU, 1 thread, float32\n"
+        "recorded on 2026-01-02, torch 2.6, commit 0123456\n"
+        "make it again: python -m resnetbook train one-seed0"
+    )
+    other = one | {"date": "2026-01-01", "commit": None, "hardware": {"device": "a GPU", "threads": 2}}
+    assert runs.provenance([one, other]) == (
+        "2 runs of 50,000 images, 2 epochs, 3.0 min in all\n"
+        "a CPU and a GPU, 1 and 2 threads, float32\n"
+        "recorded on 2026-01-01 and 2026-01-02, torch 2.6, commit 0123456 and unknown\n"
+        "make one again: python -m resnetbook train one-seed0"
+    )
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -485,6 +522,7 @@ def test_a_full_run_goes_on_from_its_checkpoint_in_the_folder_that_the_switch_na
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [checkpoint]
     monkeypatch.setenv("RESNETBOOK_CACHE", str(tmp_path / "another machine"))
     folder = runs.obtain("tiny-one")
+    assert [found["seed"] for found in runs.records("tiny-one")] == [0, 1]
     assert len(calls) == 3 + 1 + 3  # an epoch of the first seed, and all of the second
     assert folder == tmp_path / "drive" / "full" and not checkpoint.exists()
     assert [found["seed"] for found in runs.load_seeds("tiny-one", folder)] == [0, 1]
