@@ -5,13 +5,12 @@ what to look at next. A check never says that something is right which it has no
 trusted implementation.
 """
 
+from resnetbook.checks.chapter05 import accuracy, block_parameters, confusion_matrix, map_sizes, sgd_step
 from resnetbook.checks.common import CheckFailed
 from resnetbook.checks.counts import (
     basic_parameters,
-    block_parameters,
     bottleneck_macs,
     equal_cost_channels,
-    map_sizes,
 )
 from resnetbook.checks.degradation import (
     degradation_gap,
@@ -47,7 +46,6 @@ from resnetbook.checks.scaling import (
     scaled_lr,
     shares,
 )
-from resnetbook.checks.training import accuracy, confusion_matrix, sgd_step
 
 __all__ = [
     "CheckFailed",

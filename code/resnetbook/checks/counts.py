@@ -3,15 +3,11 @@
 import functools
 from collections.abc import Callable
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from resnetbook import blocks, models, probes
+from resnetbook import blocks, probes
 from resnetbook.checks.common import (
     CheckFailed,
-    answer_of,
-    as_whole,
     call_for_count,
     compare_counts,
     exercise,
@@ -289,100 +285,3 @@ def bottleneck_macs(solution: Callable[[int, int, int, int, str], int]) -> str:
         f"the counts are the modules' in {len(cases)} cases, for both places of the stride and odd "
         f"sides.{_but(used)}"
     )
-
-
-@exercise
-def map_sizes(solution: Callable[[int], list[int]]) -> str:
-    """Check ``map_sizes(side)``: the sides of ResNet-18's maps after the stem and the four stages.
-
-    Raises:
-        CheckFailed: if a list differs from the shapes of the real network.
-    """
-    with torch.device("meta"):  # shapes without numbers
-        network = models.d2l_resnet18()
-    parts = ("the stem", "conv2_x", "conv3_x", "conv4_x", "conv5_x")
-    sides = (224, 96, 28, 97, 33, 100, 2, 1)
-    used: set[str] = set()
-    watched = tell_layers(solution, used)
-    for side in sides:
-        expected = [shape[-1] for shape in list(probes.shapes(network, (1, side, side)).values())[:5]]
-        call = f"map_sizes({side})"
-        answer = answer_of(watched, side, describe=call, begun=side != sides[0])
-        given = list(answer) if isinstance(answer, Tensor | np.ndarray) and answer.ndim == 1 else answer
-        if not isinstance(given, list | tuple) or len(given) != 5:
-            raise CheckFailed(f"{call} gives {answer!r}: five are asked for, after {', '.join(parts)}.")
-        given = [as_whole(size, f"{call} gives {answer!r}, with {size!r} in it") for size in given]
-        for i, (size, right) in enumerate(zip(given, expected, strict=True)):
-            if size == right:
-                continue
-            said = f"{call}: after {parts[i]} you have {size}, the network has {right}. "
-            if i == 0 and size == (side + 1) // 2:
-                raise CheckFailed(said + "The convolution halves, and the max-pool halves once more.")
-            if i == 0:
-                raise CheckFailed(said + "Mind padding and rounding: put each layer into the formula.")
-            if i == 1:
-                raise CheckFailed(said + "The first stage keeps the size: its stride is 1.")
-            if size == given[i - 1]:
-                raise CheckFailed(said + "From conv3_x on, each stage halves once.")
-            if size == given[i - 1] // 2:
-                raise CheckFailed(said + "With a padding of 1, halving an odd size rounds up.")
-            raise CheckFailed(said + "Only the first convolution of a stage has stride 2.")
-    if used:
-        raise CheckFailed(
-            f"The sizes are right, but PyTorch found them: your function uses {', '.join(sorted(used))}. "
-            f"Use the formula for the output size alone."
-        )
-    return f"the sizes are the real network's, for images of side {', '.join(map(str, sides))}."
-
-
-@exercise
-def block_parameters(solution: Callable[[int, int, int], int]) -> str:
-    """Check ``block_parameters(in_channels, out_channels, stride)`` for chapter 5's ``Residual``.
-
-    Raises:
-        CheckFailed: if a count differs from that of the module.
-    """
-    cases = ((64, 64, 1), (64, 128, 2), (3, 6, 1), (6, 6, 2), (5, 5, 3))
-    # A bias and a norm for each 3×3 convolution, and a bias alone for the projection.
-    formula = functools.partial(_basic_formula, extra=3, projection_extra=1)
-    used: set[str] = set()
-    mistakes = {
-        "That is the block of chapter 4: here each convolution has a bias, one number for each channel, and "
-        "the projection has no norm.": {"extra": 2, "projection_extra": 2},
-        "The projection has no norm here, only a bias.": {"projection_extra": 3},
-        "The projection has a bias here, and no norm.": {"projection_extra": 2},
-        "Biases and batch norms are missing; both are learned.": {"extra": 0},
-        # Two biases, or one of two numbers in both norms: the same count, so both are named.
-        "2 · out_channels are missing. Either the biases of the 3×3 convolutions: here each has one for each "
-        "channel. Or half of the batch norms: each learns a scale and a shift.": {"extra": 2},
-        "The two batch norms are missing.": {"extra": 1},
-        "The running statistics of a batch norm are not learned, so they are no parameters.": {"extra": 5},
-        "The projection is missing: where the shape changes there is a 1×1 convolution.": {
-            "projection": "never"
-        },
-        **{message: {"projection": rule} for rule, message in _RULES.items()},
-        "There is no projection where the shape stays: the identity has no parameters.": {
-            "projection": "always"
-        },
-        "The bias of the projection is missing.": {"projection_extra": 0},
-        "All biases are missing; here each convolution has them.": {"extra": 2, "projection_extra": 0},
-    }
-    compare_counts(
-        tell_layers(solution, used),
-        "block_parameters",
-        cases,
-        lambda *case: probes.count_parameters(blocks.D2LResidual(*case)),
-        (
-            *((functools.partial(formula, **options), message) for message, options in mistakes.items()),
-            (
-                lambda i, o, s=1: formula(i, o, s) - 9 * i * o + 9 * o * o,
-                "The first convolution reads in_channels, not out_channels.",
-            ),
-            (
-                lambda i, o, s=1: formula(i, o, s) - 9 * o * o + 9 * i * o,
-                "The second convolution reads what the first one put out: out_channels.",
-            ),
-            (functools.partial(formula, kernel=3), "A 3×3 filter has nine weights for each input channel."),
-        ),
-    )
-    return f"the counts are the module's, for {len(cases)} shapes, with and without a projection.{_but(used)}"

@@ -1,0 +1,79 @@
+"""Every exercise: its page says what its data say, its answer is right, and each of its slips is named."""
+
+import importlib
+import pkgutil
+import re
+
+import nbformat
+import pytest
+
+import notebooks
+from resnetbook import checks
+from resnetbook.checks.exercise import Exercise
+
+
+def _exercises() -> dict[str, Exercise]:
+    """All exercises of the book, by the name that a reader calls."""
+    found = {}
+    for module in pkgutil.iter_modules(checks.__path__, "resnetbook.checks."):
+        if re.search(r"\.chapter\d\d$", module.name):
+            contents = vars(importlib.import_module(module.name))
+            found |= {name: thing for name, thing in contents.items() if isinstance(thing, Exercise)}
+    return found
+
+
+EXERCISES = _exercises()
+each = pytest.mark.parametrize("name", list(EXERCISES))
+
+
+def _page(exercise: Exercise) -> list:
+    chapter = exercise.number.partition(".")[0].zfill(2)
+    (path,) = notebooks.paths([chapter])
+    return nbformat.read(path, as_version=4).cells
+
+
+@each
+def test_the_page_and_the_data_say_the_same(name):
+    exercise, cells = EXERCISES[name], _page(EXERCISES[name])
+    text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    assert f"> **Exercise {exercise.number}** ({exercise.minutes} min, {exercise.level})." in text
+    solutions = re.findall(r"<summary>Solution</summary>(.*?)</details>", text, re.S)
+    blocks = [block for part in solutions for block in re.findall(r"```python\n(.*?)```", part, re.S)]
+    assert exercise.answer in blocks
+    called = [cell for cell in cells if cell.cell_type == "code" and f"checks.{name}(" in cell.source]
+    assert [f"checks.{name}({exercise.name})" in cell.source for cell in called] == [True]
+    assert getattr(checks, name) is exercise
+
+
+@each
+def test_the_answer_is_right(name, capsys):
+    EXERCISES[name](EXERCISES[name].built())
+    assert capsys.readouterr().out.startswith(f"Right: {EXERCISES[name].right}")
+
+
+@each
+@pytest.mark.filterwarnings("ignore")  # a mistake may be one that PyTorch warns of
+def test_every_slip_is_named(name):
+    exercise, unnamed = EXERCISES[name], []
+    for slip in exercise.mistakes:
+        with pytest.raises(checks.CheckFailed) as failure:
+            exercise(exercise.built(exercise.edited(slip)))
+        if slip.message not in str(failure.value):
+            unnamed.append(f"{slip.edits}\n  should be: {slip.message}\n  is said: {failure.value}")
+    assert not unnamed, "\n".join(unnamed)
+
+
+@each
+def test_an_untouched_exercise_does_not_stop_the_notebook(name, capsys):
+    def untouched(*arguments: object) -> None:
+        raise NotImplementedError
+
+    EXERCISES[name](untouched)
+    assert capsys.readouterr().out.startswith("Not done yet")
+
+
+def test_every_exercise_of_a_page_is_there():
+    numbers = {exercise.number for exercise in EXERCISES.values()}
+    for path in notebooks.paths():
+        text = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells)
+        assert set(re.findall(r"^> \*\*Exercise (\d+\.\d+)\*\*", text, re.M)) <= numbers, path.name
