@@ -157,6 +157,8 @@ def test_rows_that_do_not_fit_are_refused(rows, options, message):
         ("2e-04", True),
         ("1.5e+14", True),
         ("inf", True),
+        ("64×7×7", True),
+        ("212 × 212", True),
         ("3×3, 64", False),
         ("batch 64", False),
         ("option A", False),
