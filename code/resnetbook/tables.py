@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from resnetbook import compare
 
 # What counts as a number when a column is aligned: a number, perhaps with more behind ±, ×, "to" or a
-# bracket, perhaps with a unit. 0.9031 ± 0.0033 (5), 64×7×7, +1.2 %, 2e-04, 16.94×, 3 min, and the dash for nothing.
+# bracket, perhaps with a unit. 0.9031 ± 0.0033 (5), 64×7×7, +1.2 %, 2e-04, 16.94×, 3 min; and the dash.
 _ONE = r"[-+−]?(\d[\d,.]*(e[-+]?\d+)?|inf)"
 _NUMBER = re.compile(rf"{_ONE}( ?(±|×|to|\() ?{_ONE}\)?)*( ?(×|%|px|ms|s|min|h|k|M|G))?|–")
 _MISSING = "–"
