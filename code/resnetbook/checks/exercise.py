@@ -246,6 +246,11 @@ class Exercise:
             found.append(outcome | switches)
         return found
 
+    @functools.cached_property
+    def _slipped(self) -> list[list[Outcome]]:
+        """What the answer shows with each of the mistakes."""
+        return [self.outcomes(self.built(self.edited(slip))) for slip in self.mistakes]
+
     # ---- the comparison
 
     def _compare(self, solution: Callable) -> str:
@@ -311,16 +316,19 @@ class Exercise:
         """What to say of the slip that the reader's function shows.
 
         Best is one that shows the same in all parts of every case; then in this part of every case; and then
-        one that shows the same wherever it is wrong: a second mistake in other cases must not hide it.
+        one that shows the same wherever it is wrong: a second mistake in other cases must not hide it. Last,
+        one whose tensors have the same wrong shapes: what is in them must not hide why.
         """
 
         def same(first: list[Outcome], second: list[Outcome], part: str) -> list[bool]:
             pairs = zip(first, second, strict=False)
             return [difference(a.get(part), b.get(part), self.tolerance) is None for a, b in pairs]
 
-        in_part, partly = None, None
-        for slip in self.mistakes:
-            slipped = self.outcomes(self.built(self.edited(slip)))
+        def shapes(outcomes: list[Outcome]) -> list[object]:
+            return [getattr(outcome.get(part), "shape", None) for outcome in outcomes]
+
+        in_part, partly, in_shape = None, None, None
+        for slip, slipped in zip(self.mistakes, self._slipped, strict=True):
             wrong = [not equal for equal in same(slipped, right, part)]
             if len(wrong) <= case or not wrong[case]:
                 continue
@@ -331,7 +339,9 @@ class Exercise:
                 in_part = in_part or slip.message
             elif all(agreed for agreed, matters in zip(agrees, wrong, strict=False) if matters):
                 partly = partly or slip.message
-        return in_part or partly
+            if shapes(given) == shapes(slipped) != shapes(right):
+                in_shape = in_shape or slip.message
+        return in_part or partly or in_shape
 
 
 def difference(given: object, right: object, tolerance: float = 1e-5) -> str | None:
