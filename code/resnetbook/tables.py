@@ -47,6 +47,8 @@ class Table:
         # Alignment stands in the cells: Colab and GitHub drop style sheets, the site adds its own.
         def cell(tag: str, text: str, i: int, scope: str = "", style: str = "") -> str:
             align = "right" if self._right[i] else "left"
+            if self._right[i] and tag == "td":  # on a phone, 0.9031 ± 0.0033 (5) breaks in one place only
+                text = re.sub(r"(?<!±)(?<!to) ", "\N{NO-BREAK SPACE}", text)
             return f'<{tag}{scope} style="text-align: {align}{style}">{html.escape(text)}</{tag}>'
 
         head = "".join(cell("th", text, i, ' scope="col"') for i, text in enumerate(self.columns))

@@ -31,7 +31,7 @@ def test_html_is_a_table_with_headings_and_a_caption_that_says_the_same():
     assert [h.text for h in headings] == list(ROWS[0]) and {h.get("scope") for h in headings} == {"col"}
     rows = tree.findall("tbody/tr")
     assert [[cell.text for cell in row] for row in rows] == [
-        ["ResNet-18", "11,689,512", "0.9438 ± 0.0012", "–"],
+        ["ResNet-18", "11,689,512", "0.9438\N{NO-BREAK SPACE}± 0.0012", "–"],
         ["plain & <small>", "272,474", "0.91", "0.01234"],
     ]
     assert [row[0].tag for row in rows] == ["th", "th"] and rows[0][0].get("scope") == "row"
