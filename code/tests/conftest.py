@@ -1,6 +1,12 @@
-"""What several tests need."""
+"""What several tests need, and how the tests are shared out among processes."""
 
 import os
+
+# One of several test processes has one core, and so have the programs that it starts: more threads than cores
+# only wait for each other. PyTorch reads this once, when it is loaded.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -21,6 +27,51 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "tools"))
 import notebooks
 
 matplotlib.use("Agg")
+
+# A process takes about 1 GB, and a container may show the cores of a machine that it may not use.
+MOST_PROCESSES = 8
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Share the tests out among as many processes as there are cores, unless ``-n`` or ``--dist`` says else.
+
+    Here, and not in the settings: without pytest-xdist everything runs in one process.
+    """
+    if not config.pluginmanager.hasplugin("xdist") or hasattr(config, "workerinput"):
+        return
+    options = config.option
+    if options.numprocesses is None and options.dist == "no" and not options.tx:
+        options.numprocesses = "auto"
+    if options.dist == "no":
+        options.dist, options.loadscopereorder = "loadgroup", False
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """As many as cores that this process may use; xdist would halve them where cores have two threads."""
+    asked = os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS")
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return int(asked) if asked else min(usable, MOST_PROCESSES)
+
+
+def _group(item: pytest.Item) -> str:
+    return item.get_closest_marker("xdist_group").args[0]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Among several processes a file stays together, as its fixtures do; files with slow tests begin first.
+
+    A test that shares nothing may leave its file: by an ``xdist_group`` of its own.
+    """
+    if not hasattr(config, "workerinput"):
+        return
+    for item in items:
+        if not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    slow = {_group(item) for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: _group(item) not in slow)
 
 
 def require(condition: bool, reason: str) -> None:

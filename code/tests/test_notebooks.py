@@ -13,6 +13,10 @@ from resnetbook import runs
 
 PATHS = notebooks.paths()
 EVERY = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+# Each by itself, as executions take long and share nothing: any test process may take one.
+EACH = pytest.mark.parametrize(
+    "path", [pytest.param(path, id=path.stem, marks=pytest.mark.xdist_group(path.stem)) for path in PATHS]
+)
 
 FIRST_CELL = """\
 # In Colab this installs the book's helpers, and changes no package that Colab ships.
@@ -42,7 +46,8 @@ def prose(path):
     return "\n\n".join(cell.source for cell in read(path).cells if cell.cell_type == "markdown")
 
 
-@EVERY
+@pytest.mark.slow
+@EACH
 def test_it_gives_the_committed_outputs_and_bears_being_run_again_in_any_order(path, monkeypatch):
     # A reader who is offline: every connection through a proxy fails at once.
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
@@ -241,6 +246,8 @@ def test_an_unknown_notebook_is_named():
         notebooks.paths(["77"])
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("quick mode")
 def test_quick_mode_really_trains(tmp_path, monkeypatch):
     monkeypatch.setenv("RESNETBOOK_RUNS", "quick")
     folder = runs.obtain("source-recipe", tmp_path)
@@ -253,3 +260,18 @@ def test_quick_mode_really_trains(tmp_path, monkeypatch):
     before = (folder / f"{record['name']}.json").read_bytes()
     runs.obtain("source-recipe", tmp_path)
     assert (folder / f"{record['name']}.json").read_bytes() == before
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("degradation")
+def test_the_deeper_plain_network_has_the_larger_training_loss_in_quick_mode(dataset, tmp_path, monkeypatch):
+    """The effect of chapter 2, trained here and now: a minute or two on two cores."""
+    monkeypatch.setenv("RESNETBOOK_RUNS", "quick")
+    losses = {}
+    for depth in (20, 56):
+        folder = runs.obtain(f"degradation-plain-{depth}", tmp_path)
+        (record,) = runs.load_seeds(f"degradation-plain-{depth}", folder)
+        losses[depth] = record["history"][-1]
+    for kind in ("train_loss", "slice_loss"):
+        # It is not close: a margin, so that luck cannot decide.
+        assert losses[56][kind] > losses[20][kind] + 0.2, kind
