@@ -247,6 +247,10 @@ class Exercise:
         return found
 
     @functools.cached_property
+    def _right(self) -> list[Outcome]:
+        return self.outcomes(self.trusted or self.built())
+
+    @functools.cached_property
     def _slipped(self) -> list[list[Outcome]]:
         """What the answer shows with each of the mistakes."""
         return [self.outcomes(self.built(self.edited(slip))) for slip in self.mistakes]
@@ -257,7 +261,7 @@ class Exercise:
         used: set[str] = set()
         with _noting(used) if self.forbidden or self.remarked else contextmanager(lambda: (yield))():
             given = self.outcomes(solution, call_reader)
-        right = self.outcomes(self.trusted or self.built())
+        right = self._right
         start = self._start()
         calls = [self.call(arguments) for arguments in self._cases()]
         for part in self._parts(right):
