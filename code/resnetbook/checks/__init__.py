@@ -5,13 +5,9 @@ what to look at next. A check never says that something is right which it has no
 trusted implementation.
 """
 
+from resnetbook.checks.chapter04 import basic_parameters, bottleneck_macs, equal_cost_channels
 from resnetbook.checks.chapter05 import accuracy, block_parameters, confusion_matrix, map_sizes, sgd_step
 from resnetbook.checks.common import CheckFailed
-from resnetbook.checks.counts import (
-    basic_parameters,
-    bottleneck_macs,
-    equal_cost_channels,
-)
 from resnetbook.checks.degradation import (
     degradation_gap,
     diagnose,
