@@ -54,6 +54,50 @@ class Slip:
     edits: tuple[tuple[str, str], ...]
     message: str
 
+    def applied_to(self, source: str) -> str:
+        """The source with the slip in it.
+
+        Raises:
+            ValueError: if an edit has nothing to change.
+        """
+        for old, new in self.edits:
+            if old not in source:
+                raise ValueError(f"there is no {old!r} to change")
+            source = source.replace(old, new)
+        return source
+
+
+def slips_in(text: str) -> list[Slip]:
+    """The slips that a text tells, in the form that :class:`Exercise` describes.
+
+    Raises:
+        ValueError: if a line is no edit, or an edit has no message.
+    """
+    found, ways, edits, message = [], [], [], []
+
+    def close() -> None:
+        if not message:
+            raise ValueError(f"no message for {edits}")
+        found.extend(Slip(tuple(way), " ".join(message)) for way in (*ways, edits))
+
+    for line in text.strip("\n").splitlines():
+        if line.startswith("    "):
+            message.append(line.strip())
+            continue
+        if message:
+            close()
+            ways, edits, message = [], [], []
+        if line.strip() == "or":
+            ways, edits = [*ways, edits], []
+        elif line.strip():
+            old, arrow, new = line.partition(" -> ")
+            if not arrow:
+                raise ValueError(f"{line!r} is no edit: old -> new")
+            edits.append((old.replace("⏎", "\n"), new.replace("⏎", "\n")))
+    if edits:
+        close()
+    return found
+
 
 @dataclass(frozen=True, repr=False)
 class Exercise:
@@ -146,29 +190,7 @@ class Exercise:
         Raises:
             ValueError: if a line is no edit, has nothing to change in the answer, or has no message.
         """
-        found, ways, edits, message = [], [], [], []
-
-        def close() -> None:
-            if not message:
-                raise ValueError(f"exercise {self.number}: no message for {edits}")
-            found.extend(Slip(tuple(way), " ".join(message)) for way in (*ways, edits))
-
-        for line in self.slips.strip("\n").splitlines():
-            if line.startswith("    "):
-                message.append(line.strip())
-                continue
-            if message:
-                close()
-                ways, edits, message = [], [], []
-            if line.strip() == "or":
-                ways, edits = [*ways, edits], []
-            elif line.strip():
-                old, arrow, new = line.partition(" -> ")
-                if not arrow:
-                    raise ValueError(f"exercise {self.number}: {line!r} is no edit: old -> new")
-                edits.append((old.replace("⏎", "\n"), new.replace("⏎", "\n")))
-        if edits:
-            close()
+        found = slips_in(self.slips)
         for slip in found:
             self.edited(slip)  # complains
         return found
@@ -179,12 +201,7 @@ class Exercise:
         Raises:
             ValueError: if an edit has nothing to change.
         """
-        source = self.answer
-        for old, new in slip.edits:
-            if old not in source:
-                raise ValueError(f"exercise {self.number}: the answer has no {old!r} to change")
-            source = source.replace(old, new)
-        return source
+        return slip.applied_to(self.answer)
 
     # ---- what a function shows
 
