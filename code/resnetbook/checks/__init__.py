@@ -5,6 +5,7 @@ what to look at next. A check never says that something is right which it has no
 trusted implementation.
 """
 
+from resnetbook.checks.chapter01 import conv2d, lenet_counts, output_size, receptive_span
 from resnetbook.checks.chapter04 import basic_parameters, bottleneck_macs, equal_cost_channels
 from resnetbook.checks.chapter05 import accuracy, block_parameters, confusion_matrix, map_sizes, sgd_step
 from resnetbook.checks.common import CheckFailed
@@ -24,7 +25,7 @@ from resnetbook.checks.learning import (
     start_as_identity,
 )
 from resnetbook.checks.network import resnet34
-from resnetbook.checks.plain import batch_norm, conv2d, lenet_counts, output_size, receptive_span
+from resnetbook.checks.plain import batch_norm
 from resnetbook.checks.recipes import (
     compare_seeds,
     ema,

@@ -1,0 +1,505 @@
+"""The exercises of chapter 1: convolution, output sizes, receptive fields, LeNet's counts, batch norm."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from resnetbook import models, probes
+from resnetbook.checks.common import CheckFailed
+from resnetbook.checks.exercise import Exercise, Outcome
+
+# ---- convolution
+
+# Channels in and out, height and width of image and kernel, stride, padding.
+_CONVOLUTIONS = (
+    (1, 1, 5, 5, 3, 3, 1, 0),
+    # As many channels in as out: the weights bear being mixed up, and only the numbers tell.
+    (2, 2, 8, 6, 2, 3, 1, 0),
+    (2, 3, 6, 7, 3, 3, 1, 0),
+    (2, 3, 6, 7, 3, 3, 1, 1),
+    (3, 2, 8, 9, 3, 3, 2, 1),
+    (1, 2, 9, 7, 5, 3, 3, 2),
+)
+
+
+def _images() -> list[tuple]:
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    return [
+        (random(c_in, height, width), random(c_out, c_in, rows, columns), random(c_out), stride, padding)
+        for c_in, c_out, height, width, rows, columns, stride, padding in _CONVOLUTIONS
+    ]
+
+
+def _conv_by_torch(x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int) -> Tensor:
+    return F.conv2d(x[None], weight, bias, stride, padding)[0]
+
+
+def _about_output(part: str, given: list[Outcome], right: list[Outcome], _: list[Outcome]) -> str | None:
+    """What number of axes, number of maps, dtype or nan says of an output."""
+    if part != "result":
+        return None
+    for mine, theirs in ((m["result"], t["result"]) for m, t in zip(given, right, strict=False)):
+        if not isinstance(mine, Tensor):
+            return None
+        if mine.ndim != 3:
+            return "Three axes are asked for: output channels, height, width."
+        if len(mine) != len(theirs):
+            return "There is one map for each filter: weight.shape[0] of them."
+        if mine.shape != theirs.shape:
+            return "Work the size out with the formula: (n + 2 * padding - kernel) // stride + 1."
+        if mine.dtype not in (torch.float32, torch.float64):
+            return f"The output holds {mine.dtype}: start from zeros of x's own dtype."
+        if mine.isnan().any():
+            return "It is nan. Is every place of the output filled? torch.empty holds whatever was there."
+    return None
+
+
+conv2d = Exercise(
+    number="1.1",
+    title="A convolution in loops",
+    minutes=20,
+    level="medium",
+    answer="""\
+def conv2d(
+    x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int
+) -> Tensor:
+    x = F.pad(x, (padding, padding, padding, padding))
+    out_channels, _, rows, columns = weight.shape
+    out_height = (x.shape[1] - rows) // stride + 1
+    out_width = (x.shape[2] - columns) // stride + 1
+    out = torch.zeros(out_channels, out_height, out_width, dtype=x.dtype)
+    for i in range(out_height):
+        for j in range(out_width):
+            top, left = i * stride, j * stride
+            window = x[:, top : top + rows, left : left + columns]
+            # (C_out, C_in, KH, KW) times (C_in, KH, KW), added up per filter
+            out[:, i, j] = (weight * window).sum(dim=(1, 2, 3)) + bias
+    return out
+""",
+    cases=_images,
+    form="conv2d({0}, {1}, bias, {3}, {4})",
+    trusted=_conv_by_torch,
+    tolerance=1e-6,  # a reader may compute in float32
+    slips="""
+weight * window -> weight.flip(2, 3) * window
+    the kernel is flipped. That is what mathematics calls convolution; networks do not flip.
+weight * window -> (weight.mT if rows == columns else weight) * window
+    rows and columns of the kernel are swapped.
+(weight * window) -> ((weight.transpose(0, 1) if len(weight) == len(x) else weight) * window)
+    input and output channels of weight are mixed up: the output channels come first, weight[o, c] leads from
+    input channel c to output channel o.
+(weight * window) -> (weight * window * (torch.eye(len(x))[..., None, None] if len(weight) == len(x) else 1))
+    output channel o reads input channel o alone: add up over all input channels.
+weight * window -> weight * window.flip(0)
+    input channel c is multiplied by the slice of another channel: it belongs to weight[:, c].
+weight * window -> weight[:, :1] * window
+    every input channel is multiplied by the same slice: channel c has its own, weight[:, c].
+return out -> return out.flip(0)
+    the maps are right, but their order is not: map o is that of weight[o].
+ + bias⏎ -> ⏎
+    the bias is missing: add bias[o] to the whole map of output channel o.
++ bias⏎ -> + bias * len(x)⏎
+    the bias is added once for each input channel: add it once for each output.
++ bias⏎ -> + bias * weight[0].numel()⏎
+or
++ bias⏎ -> + bias * rows * columns⏎
+    the bias is added to each product, before the sum: add it once for each output.
++ bias⏎ -> + bias[0]⏎
+    every output channel gets the same bias: output channel o has its own, bias[o].
+weight * window -> weight[:, :1] * window[:1]
+    only the first input channel is read: add up over all of them.
+weight * window -> weight[:, -1:] * window[-1:]
+    only the last input channel is left: add up over all of them, and do not overwrite.
+weight * window -> weight[:1] * window
+    every output channel uses the same filter: output channel o has its own, weight[o].
+i * stride, j * stride -> i, j
+    the windows start at rows i and columns j: with a stride they start at i * stride and j * stride.
+i * stride, j * stride -> i * stride, j
+    the stride moves the windows over the rows, but not over the columns.
+i * stride, j * stride -> i, j * stride
+    the stride moves the windows over the columns, but not over the rows.
+(padding, padding, padding, padding) -> (0, 2 * padding, 0, 2 * padding)
+or
+(padding, padding, padding, padding) -> (2 * padding, 0, 2 * padding, 0)
+    all of the padding is on one side: half of the zeros come before the image, half after it.
+(padding, padding, padding, padding) -> (padding, padding, padding, padding), value=1.0
+    the border is filled with ones: pad with zeros.
+F.pad(x, (padding, padding, padding, padding)) -> F.pad(x[None], 4 * (padding,), "replicate")[0]
+    the border repeats the edge of the image: pad with zeros.
+F.pad(x, (padding, padding, padding, padding)) -> F.pad(x[None], 4 * (padding,), "reflect")[0]
+    the border mirrors the image: pad with zeros.
+F.pad(x, (padding, padding, padding, padding)) -> F.pad(x[None], 4 * (padding,), "circular")[0]
+    the border holds the other side of the image: pad with zeros.
+return out -> return out.transpose(1, 2)
+    height and width of the output are swapped.
+.sum(dim -> .mean(dim
+    you take the mean over the window: the products are added up.
+return out -> return out[None]
+    There is no batch here: x has three axes, and so has the output.
+(padding, padding, padding, padding) -> (0, 0, 0, 0)
+    The padding is not applied. Work the size out: (n + 2 * padding - kernel) // stride + 1.
+// stride -> // 1
+i * stride, j * stride -> i, j
+    The stride is not applied. Work the size out: (n + 2 * padding - kernel) // stride + 1.
+(padding, padding, padding, padding) -> (0, 0, 0, 0)
+// stride -> // 1
+i * stride, j * stride -> i, j
+    Neither padding nor stride is applied. Work the size out: (n + 2 * padding - kernel) // stride + 1.
+(padding, padding, padding, padding) -> (0, padding, 0, padding)
+or
+(padding, padding, padding, padding) -> (padding, 0, padding, 0)
+    The padding goes on both sides: n + 2 * padding.
+stride + 1 -> stride
+    One row and one column are missing: the formula ends with + 1.
+(x.shape[1] - rows) -> (x.shape[1] - rows + stride - 1)
+(x.shape[2] - columns) -> (x.shape[2] - columns + stride - 1)
+= x[:, top -> = F.pad(x, (0, stride, 0, stride))[:, top
+    Round down: a window that does not fit any more is left out.
+out_height, out_width, dtype -> x.shape[1] - 2 * padding, x.shape[2] - 2 * padding, dtype
+    It has the size of the input. Work the size out: (n + 2 * padding - kernel) // stride + 1.
+(padding, padding, padding, padding) -> (padding, padding)
+or
+(x.shape[1] - rows) // stride -> (x.shape[1] - rows)
+i * stride, j * stride -> i, j * stride
+    The width is right, the height is not: padding and stride count in both directions.
+(padding, padding, padding, padding) -> (0, 0, padding, padding)
+or
+(x.shape[2] - columns) // stride -> (x.shape[2] - columns)
+i * stride, j * stride -> i * stride, j
+    The height is right, the width is not: padding and stride count in both directions.
+""",
+    explain=_about_output,
+    otherwise={
+        "result": "Work this one out by hand: cut its window from all input channels, multiply by its "
+        "filter, add up.",
+    },
+    forbidden={
+        "torch.conv*": "The numbers are right, but your function calls PyTorch's own {used}: cut out the "
+        "windows and add up the products yourself, in loops."
+    },
+    remarked={
+        pattern: "But unfold has cut out the windows for you: the exercise asks for loops."
+        for pattern in ("unfold", "torch.nn.functional.unfold")
+    },
+    right=f"the numbers are those of F.conv2d in {len(_CONVOLUTIONS)} cases, with padding and stride.",
+)
+
+
+# ---- sizes
+
+
+def _real_size(n: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
+    x, weight = (torch.empty(1, 1, size, device="meta") for size in (n, kernel))
+    return F.conv1d(x, weight, None, stride, padding, dilation).shape[-1]
+
+
+_SIZES = (
+    (7, 3, 1, 0, 1),
+    (7, 3, 2, 1, 1),
+    (8, 3, 2, 0, 1),
+    (28, 5, 1, 2, 1),
+    (28, 3, 1, 2, 2),
+    (30, 3, 2, 0, 4),
+    (10, 2, 3, 1, 3),
+    (5, 5, 4, 0, 1),
+)
+
+output_size = Exercise(
+    number="1.2",
+    title="The size with dilation",
+    minutes=10,
+    level="easy",
+    answer="""\
+def output_size(
+    n: int, kernel: int, stride: int, padding: int, dilation: int
+) -> int:
+    reach = dilation * (kernel - 1) + 1
+    return (n + 2 * padding - reach) // stride + 1
+""",
+    cases=_SIZES,
+    trusted=_real_size,
+    slips="""
+stride + 1 -> stride
+    Count the window at the start, too: the formula ends with + 1.
+stride + 1 -> stride + 2
+    One place too many: the 1 at the end counts the first window, and nothing else is added.
+- reach) // stride + 1 -> - reach + 1) // stride
+    The 1 is added after dividing by the stride: it stands for the first window, and not for a pixel.
+2 * padding -> padding
+    There is padding on both sides: n + 2 · padding.
+n + 2 * padding -> n
+    The padding is missing: n + 2 · padding.
+dilation * (kernel - 1) + 1 -> kernel
+    The dilation is missing: a kernel with gaps reaches over dilation · (kernel − 1) + 1 pixels.
+dilation * (kernel - 1) + 1 -> dilation * kernel
+    The gaps lie between the kernel's positions, and there is one gap less than positions:
+    dilation · (kernel − 1) + 1.
+dilation * (kernel - 1) + 1 -> dilation * (kernel - 1)
+    The kernel reaches over one pixel more than dilation · (kernel − 1): count its first weight, too.
+dilation * (kernel - 1) + 1 -> kernel + (kernel - 1) * dilation
+    A gap is dilation − 1 pixels wide: with a dilation of 1 there is none.
+dilation * (kernel - 1) + 1 -> kernel + dilation - 1
+    There is a gap between each two neighbouring weights, so there are kernel − 1 gaps.
+(n + 2 * padding - reach) // stride -> -(-(n + 2 * padding - reach) // stride)
+    Round down: a window that does not fit any more is left out.
+(n + 2 * padding - reach) // stride -> round((n + 2 * padding - reach) / stride)
+    Round down, and not to the nearest: a window that does not fit any more is left out.
+ // stride + 1 -> + 1
+    The stride is missing: divide by it, before you add 1.
+(n + 2 * padding - reach) // stride -> n + 2 * padding - reach // stride
+or
+(n + 2 * padding - reach) // stride -> n + 2 * padding - (reach - 1) - 1 // stride
+or
+(n + 2 * padding - reach) // stride -> n + 2 * padding - (reach - 1) // stride - 1
+or
+(n + 2 * padding - reach) // stride -> n + 2 * padding - (reach - 1) // stride
+    // comes before + and −: put parentheses around all that is divided by the stride.
+""",
+    otherwise="Draw the pixels with their padding in a row, and count the places where the window fits.",
+    remarked={
+        pattern: "But {used} has found them for you: the exercise asks for a formula."
+        for pattern in ("torch.conv*", "torch.*_pool?d")
+    },
+    right=f"the sizes are those of real convolutions in {len(_SIZES)} cases.",
+)
+
+
+# ---- receptive field
+
+_Layers = Sequence[tuple[int, int, int]]  # kernel, stride and padding of each, the first one first
+
+_STACKS: tuple[tuple[_Layers, int], ...] = (
+    ([(3, 1, 0)], 4),
+    ([(3, 1, 1)], 4),
+    ([(3, 1, 1), (3, 1, 1)], 4),
+    ([(3, 2, 1)], 3),
+    ([(3, 2, 1), (5, 1, 1)], 3),
+    ([(5, 1, 2), (2, 2, 0), (5, 1, 0), (2, 2, 0)], 2),
+    ([(7, 2, 3), (3, 2, 1), (1, 1, 0)], 5),
+    ([(4, 3, 0), (3, 1, 1), (2, 2, 1)], 2),
+    ([(3, 1, 1)] * 6, 1),
+)
+
+
+def _measured_span(layers: _Layers, index: int) -> tuple[int, int]:
+    """First and last pixel that output ``index`` depends on, by autograd.
+
+    Measured at a later output, far from the border, and moved back: a network of convolutions does
+    the same everywhere. So pixels before 0, which are padding, are found too.
+    """
+    jump = math.prod(stride for _, stride, _ in layers)
+    away = 50
+    with torch.enable_grad():
+        size = (index + 2 * away) * jump + 200
+        x = torch.ones(1, 1, size, dtype=torch.float64, requires_grad=True)
+        out = x
+        for kernel, stride, padding in layers:
+            # Positive weights: nothing can cancel.
+            weight = torch.full((1, 1, kernel), 1 / kernel, dtype=torch.float64)
+            out = F.conv1d(out, weight, None, stride, padding)
+        (gradient,) = torch.autograd.grad(out[0, 0, index + away], x)
+    reached = gradient.flatten().nonzero().flatten()
+    return int(reached[0]) - away * jump, int(reached[-1]) - away * jump
+
+
+receptive_span = Exercise(
+    number="1.3",
+    title="The pixels that an output sees",
+    minutes=15,
+    level="medium",
+    answer="""\
+def receptive_span(
+    layers: list[tuple[int, int, int]], index: int
+) -> tuple[int, int]:
+    first = last = index
+    for kernel, stride, padding in reversed(layers):
+        first = first * stride - padding
+        last = last * stride - padding + kernel - 1
+    return first, last
+""",
+    cases=_STACKS,
+    trusted=_measured_span,
+    slips="""
+return first, last -> return last, first
+    Return the first pixel first, then the last one.
+kernel - 1⏎ -> kernel⏎
+    The last pixel itself is asked for: a kernel of 3 that starts at 4 reads 4, 5 and 6.
+return first, last -> return first, last + 1
+    The last pixel itself is asked for, not the one behind it.
+return first, last -> return first, last - first + 1
+    The last pixel is asked for, not how many there are.
+stride - padding -> stride
+    The padding is missing: it moves the windows to the left.
+stride - padding -> stride + padding
+    You add the padding: subtract it, it moves the windows to the left.
+last * stride - padding -> last * stride + padding
+    You add the padding to the end: subtract it there, too. It moves the whole window to the left.
+last * stride - padding -> last * stride
+    The padding is missing at the end: it moves the whole window to the left.
+stride - padding -> stride - padding * stride
+    The layer's own stride multiplies the padding, too. Walking back, window i starts at i · stride − padding.
+    Walking forwards, a padding counts in the jump *before* the layer.
+stride - padding -> stride
+return first, last -> borders = sum(p for *_, p in layers); return first - borders, last - borders
+    You add up the paddings: a padding of a later layer is one of *its* pixels, each a jump wide.
+first * stride - padding -> first * stride - kernel // 2
+last * stride - padding + kernel - 1 -> last * stride + kernel // 2
+    You put the middle of window i at i · stride: the window *starts* at i · stride − padding.
+reversed(layers) -> layers
+    Walk backwards: begin with the last layer and end at the image.
+* stride - padding -> - padding
+    The stride is missing: window i starts at i · stride − padding.
+ + kernel - 1⏎ -> ⏎
+    You follow the start of the last window: add kernel − 1 to its end.
+stride - padding -> stride - padding * stride
+kernel - 1⏎ -> (kernel - 1) * stride⏎
+or
+kernel - 1⏎ -> (kernel - 1) * stride⏎
+    You update the jump too early: kernel and padding of a layer are counted in the jump *before* it, and only
+    then its stride multiplies the jump.
+return first, last -> return first, first + sum(k - 1 for k, *_ in layers)
+    The size of the field grows by (kernel − 1) · jump: a further neighbour is a jump away.
+first = last = index -> first = last = 0
+return first, last -> return first + index, last + index
+    Output number index lies index *jumps* behind output number 0.
+last = last * stride - padding -> last = first
+    You keep one window only: the last pixel is that of the *last* window, which starts at
+    last · stride − padding.
+return first, last -> return max(first, 0), last
+    Do not cut off at 0: what lies before it is padding, and the number shows how much.
+""",
+    otherwise="Take one layer, and ask which of its inputs one output reads.",
+    right=f"the spans are those that autograd measures, for {len(_STACKS)} stacks of layers.",
+)
+
+
+# ---- LeNet
+
+_LENETS = ((10, 1), (10, 3), (7, 2))
+
+
+def _real_counts(num_classes: int, in_channels: int) -> tuple[int, int]:
+    with torch.device("meta"):  # shapes without numbers
+        network = models.lenet(num_classes, in_channels)
+        macs = probes.count_macs(network, (in_channels, 28, 28))
+    return probes.count_parameters(network), macs
+
+
+def _two_counts(solution: Callable, num_classes: int, in_channels: int) -> Outcome:
+    """Both counts by themselves, so that a mistake in one does not hide one in the other."""
+    pair = solution(num_classes, in_channels)
+    if pair is None:
+        return {"parameters": None}
+    values = pair.tolist() if isinstance(pair, Tensor | np.ndarray) else pair
+    if not isinstance(values, tuple | list) or len(values) != 2:
+        call = f"lenet_counts({num_classes}, {in_channels})"
+        raise CheckFailed(f"{call} gives {pair!r}: return two numbers, parameters and MACs.")
+    return dict(zip(("parameters", "MACs"), values, strict=True))
+
+
+lenet_counts = Exercise(
+    number="1.4",
+    title="LeNet's parameters and MACs",
+    minutes=15,
+    level="easy",
+    answer="""\
+def lenet_counts(num_classes: int, in_channels: int) -> tuple[int, int]:
+    # inputs of one output, outputs, positions
+    layers = [
+        (5 * 5 * in_channels, 6, 28 * 28),
+        (5 * 5 * 6, 16, 10 * 10),
+        (16 * 5 * 5, 120, 1),
+        (120, 84, 1),
+        (84, num_classes, 1),
+    ]
+    parameters = sum((inputs + 1) * outputs for inputs, outputs, _ in layers)
+    macs = sum(inputs * outputs * n for inputs, outputs, n in layers)
+    return parameters, macs
+""",
+    cases=_LENETS,
+    trusted=_real_counts,
+    drive=_two_counts,
+    slips="""
+return parameters, macs -> return macs, parameters
+    Both counts are right, but in the wrong order: return parameters, then MACs.
+(inputs + 1) -> inputs
+    The biases are missing: every convolution and every linear layer has one for each output.
+(inputs + 1) * outputs -> inputs * outputs + 1
+    A layer has one bias for each of its outputs, and not one for all of them.
+(inputs + 1) * outputs for inputs, outputs, _ -> (inputs + (n == 1)) * outputs for inputs, outputs, n
+    The biases of the convolutions are missing.
+(inputs + 1) * outputs for inputs, outputs, _ -> (inputs + (n > 1)) * outputs for inputs, outputs, n
+    The biases of the linear layers are missing.
+5 * 5 * in_channels -> 5 * 5
+    conv1 reads in_channels channels, and not always one.
+num_classes, 1 -> 10, 1
+    fc3 has num_classes outputs, and not always ten.
+5 * 5 * 6, 16 -> 5 * 5, 16
+    conv2 reads 6 channels: each of its filters has 25 weights for *each* of them.
+5 * 5 * in_channels -> 5 * 5
+5 * 5 * 6, 16 -> 5 * 5, 16
+    A filter has 25 weights for *each* of its input channels.
+16 * 5 * 5 -> 16 * 4 * 4
+    fc1 reads 16 maps of 5×5, 400 numbers, and not of 4×4: conv1 has a padding of 2, so it keeps 28×28.
+28 * 28 -> 24 * 24
+10 * 10 -> 8 * 8
+16 * 5 * 5 -> 16 * 4 * 4
+    The first convolution has a padding of 2, so its output is 28×28, and not 24×24: fc1 reads 16 maps of 5×5.
+28 * 28 -> 24 * 24
+10 * 10 -> 8 * 8
+or
+28 * 28 -> 24 * 24
+    conv1 has a padding of 2, so its output is 28×28, not 24×24.
+10 * 10 -> 14 * 14
+    conv2 has no padding: count its output positions, 10×10, and not those of its input.
+28 * 28 -> 14 * 14
+10 * 10 -> 5 * 5
+    The convolutions work before the pools, on the larger maps.
+16 * 5 * 5 -> 16 * 10 * 10
+    fc1 reads what the second pool puts out: 16 maps of 5×5, and not of 10×10.
+16 * 5 * 5 -> 16
+    fc1 reads every position of 16 maps of 5×5: 400 numbers.
+inputs * outputs * n -> (inputs + (n == 1)) * outputs * n
+    Adding a bias is no multiply-add: it is not counted.
+inputs * outputs * n -> (inputs + (n > 1)) * outputs * n
+    It is 6 · 784 + 16 · 100 = 6,304 too many. Either the biases of the convolutions: adding one is no
+    multiply-add. Or the average pools, with 4 MACs for each output: here they count as nothing.
+inputs * outputs * n -> (inputs + 1) * outputs * n
+    Adding a bias is no multiply-add: it is not counted. (Average pools, with 4 MACs for each output, would
+    add what the convolutions' biases add. They are not counted either.)
+macs = sum( -> macs = 6 * 14 * 14 + 16 * 5 * 5 + sum(
+    It is 1,576 too many: one for each output of the pools. Poolings and activation functions count as nothing
+    here.
+macs = sum( -> macs = 3 * (6 * 14 * 14 + 16 * 5 * 5) + sum(
+    It is 4,728 too many: three additions for each output of the pools. Poolings and activation functions
+    count as nothing here.
+macs = sum( -> macs = sum(outputs * n for _, outputs, n in layers[:4]) + sum(
+    It is 6,508 too many: one for each number that goes through an activation function. Poolings and
+    activation functions count as nothing here.
+macs = sum( -> macs = 2 * sum(
+    One MAC is a multiplication together with an addition: it counts 1.
+* n for inputs, outputs, n in layers) -> * n for inputs, outputs, n in layers[:2])
+    The linear layers work too: one MAC for each weight.
+* n for inputs, outputs, n in layers) -> for inputs, outputs, n in layers[2:])
+    The convolutions are missing.
+inputs * outputs * n -> inputs * outputs
+or
+inputs * outputs * n -> (inputs + 1) * outputs
+    A convolution uses its weights again at every output position.
+""",
+    says={"parameters": "Parameters: {call} {problem}", "MACs": "MACs: {call} {problem}"},
+    otherwise="Write down each layer with its numbers, and add them up again.",
+    remarked={
+        "torch.nn.modules.module.register_parameter": "But you have built layers and asked them: the "
+        "exercise asks for formulas.",
+    },
+    right=f"parameters and MACs are those of the network in {len(_LENETS)} cases.",
+)
