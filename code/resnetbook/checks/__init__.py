@@ -6,17 +6,14 @@ trusted implementation.
 """
 
 from resnetbook.checks.chapter01 import conv2d, lenet_counts, output_size, receptive_span
-from resnetbook.checks.chapter04 import basic_parameters, bottleneck_macs, equal_cost_channels
-from resnetbook.checks.chapter05 import accuracy, block_parameters, confusion_matrix, map_sizes, sgd_step
-from resnetbook.checks.common import CheckFailed
-from resnetbook.checks.degradation import (
+from resnetbook.checks.chapter02 import (
     degradation_gap,
     diagnose,
     dirac_kernel,
     gradient_norms,
     network_parameters,
 )
-from resnetbook.checks.learning import (
+from resnetbook.checks.chapter03 import (
     chain_derivative,
     paths_through,
     pre_activation_block,
@@ -24,6 +21,17 @@ from resnetbook.checks.learning import (
     shortcut_parameters,
     start_as_identity,
 )
+from resnetbook.checks.chapter04 import basic_parameters, bottleneck_macs, equal_cost_channels
+from resnetbook.checks.chapter05 import accuracy, block_parameters, confusion_matrix, map_sizes, sgd_step
+from resnetbook.checks.chapter10 import (
+    accumulate,
+    average_gradients,
+    loss_scaler,
+    ring_seconds,
+    scaled_lr,
+    shares,
+)
+from resnetbook.checks.common import CheckFailed
 from resnetbook.checks.network import resnet34
 from resnetbook.checks.plain import batch_norm
 from resnetbook.checks.recipes import (
@@ -35,14 +43,6 @@ from resnetbook.checks.recipes import (
     smoothed_cross_entropy,
 )
 from resnetbook.checks.residual import bottleneck, residual_block
-from resnetbook.checks.scaling import (
-    accumulate,
-    average_gradients,
-    loss_scaler,
-    ring_seconds,
-    scaled_lr,
-    shares,
-)
 
 __all__ = [
     "CheckFailed",

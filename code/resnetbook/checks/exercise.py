@@ -13,6 +13,7 @@ import inspect
 import itertools
 import math
 import random
+import re
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -120,6 +121,7 @@ class Exercise:
         scope: more names that the answer may use.
         drive: how a case is shown where calling is not enough, as for classes: called with what the reader
             wrote and the case, it returns the result, or a dictionary of parts, compared in its order.
+        form: how a case is written, such as ``"LossScaler({1}, {2})"``, if not as a call with all arguments.
         first: parts to compare before the others.
         ignored: parts that the exercise leaves open, such as ``"gradients of *"``.
         says: how a complaint begins, by part, if not with the call; it may quote ``{call}``, ``{problem}``.
@@ -147,6 +149,7 @@ class Exercise:
     trusted: Callable | None = None
     scope: Mapping[str, object] = field(default_factory=dict)
     drive: Callable | None = None
+    form: str = ""
     first: tuple[str, ...] = ("result",)
     ignored: tuple[str, ...] = ()
     says: Mapping[str, str] = field(default_factory=dict)
@@ -216,7 +219,8 @@ class Exercise:
 
     def call(self, arguments: tuple) -> str:
         """How a case is written, with what is too long left out."""
-        return f"{self.name}({', '.join(map(shown, arguments))})"
+        values = list(map(shown, arguments))
+        return self.form.format(*values) if self.form else f"{self.name}({', '.join(values)})"
 
     def _watches(self, arguments: tuple) -> list[Callable[[], Outcome]]:
         return [_watch(name, value) for name, value in zip(self._parameters, arguments, strict=False)]
@@ -298,7 +302,8 @@ class Exercise:
 
     def _parts(self, right: list[Outcome]) -> list[str]:
         """All parts in the order of their comparison: first what the function is for."""
-        parts = dict.fromkeys([*self.first, *itertools.chain.from_iterable(right)])
+        # An error is always a result.
+        parts = dict.fromkeys([*self.first, *itertools.chain.from_iterable(right), "result"])
         return [part for part in parts if not any(fnmatch.fnmatchcase(part, p) for p in self.ignored)]
 
     def _complain(
@@ -317,7 +322,11 @@ class Exercise:
             CheckFailed: always.
         """
         value = given[case].get(part)
-        advice = self._named(part, given, right, case) or self.explain(part, given, right, start)
+        named = self._named(part, given, right, case)
+        own = _OWN_ADVICE.fullmatch(problem)
+        if named and own:
+            problem = own[1]
+        advice = named or self.explain(part, given, right, start)
         if isinstance(value, Exception):
             advice = advice or next((a for words, a in self.errors.items() if words in str(value)), "")
             said = str(value) if isinstance(value, CheckFailed) else f"{call} {problem}"
@@ -326,57 +335,71 @@ class Exercise:
             untouched = difference(start[case][part], right[case][part], self.tolerance) is None
             if untouched and part != "result":
                 raise CheckFailed(_hands_off(part, call, problem))
-        if not advice:
+        if not advice and not own:
             known = self.otherwise
             advice = known if isinstance(known, str) else known.get(part, "")
+        advice = advice or ""
         said = self.says.get(part, "{call} {problem}" if part == "result" else "{call}: {part}: {problem}")
         said = said.format(call=call, part=part, problem=problem)
-        raise CheckFailed(f"{said}{': ' if advice[:1].islower() else '. '}{advice}".rstrip(" .:") + ".")
+        mark = " " if said.endswith("?") else ": " if advice[:1].islower() else ". "
+        said = f"{said}{mark}{advice}".rstrip(" .:")
+        raise CheckFailed(said if said.endswith("?") else f"{said}.")
 
     def _named(self, part: str, given: list[Outcome], right: list[Outcome], case: int) -> str | None:
         """What to say of the slip that the reader's function shows.
 
-        Best is one that shows the same in all parts of every case; then in this part of every case; and then
-        one that shows the same wherever it is wrong: a second mistake in other cases must not hide it. Last,
-        one whose tensors have the same wrong shapes: what is in them must not hide why.
+        Best is one that shows the same in all parts of every case; then in this part of every case. Else
+        several may explain it together: each the same as the reader's code wherever the slip itself is
+        wrong, and all cases that are wrong among them. Last, one whose tensors have the same wrong shapes:
+        what is in them must not hide why.
         """
 
         def same(first: list[Outcome], second: list[Outcome], part: str) -> list[bool]:
-            pairs = zip(first, second, strict=False)
-            return [difference(a.get(part), b.get(part), self.tolerance) is None for a, b in pairs]
+            return [
+                difference(a.get(part), b.get(part), self.tolerance, exact=True) is None
+                for a, b in zip(first, second, strict=False)
+            ]
 
         def shapes(outcomes: list[Outcome]) -> list[object]:
             return [getattr(outcome.get(part), "shape", None) for outcome in outcomes]
 
-        in_part, partly, in_shape = None, None, None
+        in_part, partly, in_shape, explained = None, None, None, set()
         for slip, slipped in zip(self.mistakes, self._slipped, strict=True):
-            wrong = [not equal for equal in same(slipped, right, part)]
-            if len(wrong) <= case or not wrong[case]:
-                continue
+            wrong = {i for i, equal in enumerate(same(slipped, right, part)) if not equal}
             agrees = same(given, slipped, part)
-            if len(given) == len(slipped) and all(agrees):
+            if case in wrong and len(given) == len(slipped) and all(agrees):
                 if all(all(same(given, slipped, other)) for other in self._parts(right)):
                     return slip.message
                 in_part = in_part or slip.message
-            elif all(agreed for agreed, matters in zip(agrees, wrong, strict=False) if matters):
-                partly = partly or slip.message
+            elif wrong and all(agrees[i] for i in wrong if i < len(agrees)):
+                explained |= wrong
+                partly = partly or (slip.message if case in wrong else None)
             if shapes(given) == shapes(slipped) != shapes(right):
                 in_shape = in_shape or slip.message
-        return in_part or partly or in_shape
+        # A later case that raises will be complained of by itself.
+        raised = {i for i, outcome in enumerate(given) if isinstance(outcome.get("result"), Exception)}
+        mistaken = {i for i, equal in enumerate(same(given, right, part)) if not equal} - raised
+        return in_part or (partly if mistaken <= explained else None) or in_shape
 
 
-def difference(given: object, right: object, tolerance: float = 1e-5) -> str | None:
+# What is no number, no tensor or nothing at all: the difference itself says what to do.
+_OWN_ADVICE = re.compile(r"(.*): ((return|does|divide) .*)")
+
+
+def difference(given: object, right: object, tolerance: float = 1e-5, exact: bool = False) -> str | None:
     """In words, how a value differs from the right one; ``None`` if it does not.
 
     Numbers may be of any kind, a list may be a tuple, an array or a tensor, and nothing is asked of a value
-    where the right one is ``None``.
+    where the right one is ``None``, unless the comparison is to be ``exact``.
     """
     if isinstance(given, Exception) or isinstance(right, Exception):
         alike = type(given) is type(right) and (isinstance(right, ValueError) or str(given) == str(right))
         told = f"raises {type(given).__name__}: {given}" if isinstance(given, Exception) else None
         return None if alike else told or f"gives {shown(given)}, and it must raise {type(right).__name__}"
-    if right is None or given is right:
+    if given is right or (right is None and not exact):
         return None
+    if right is None:
+        return f"gives {shown(given)}, and it is None"
     if given is None:
         return "gives None: does the function end with `return`?"
     if isinstance(right, np.ndarray):
@@ -389,12 +412,16 @@ def difference(given: object, right: object, tolerance: float = 1e-5) -> str | N
         pairs = [(f"{key} ", given[key], value) for key, value in right.items()]
     elif isinstance(right, list | tuple):
         values = given.tolist() if isinstance(given, Tensor | np.ndarray) and given.ndim else given
+        if isinstance(given, Tensor) and any(isinstance(value, Tensor) for value in right):
+            return "gives one tensor: return a list of tensors"
         if not isinstance(values, Sequence) or isinstance(values, str):
             return f"gives {shown(given)}: {len(right)} values are asked for"
         if len(values) != len(right):
-            return f"gives {len(values)} values, and {len(right)} are asked for"
+            return f"gives {len(values)} value{'s' * (len(values) != 1)}, and {len(right)} are asked for"
         if all(isinstance(value, str | bool | int | float) for value in right):
-            problems = [difference(mine, value, tolerance) for mine, value in zip(values, right, strict=True)]
+            problems = [
+                difference(mine, value, tolerance, exact) for mine, value in zip(values, right, strict=True)
+            ]
             none = next((p for p in problems if p and "which is no" in p), None)
             listed = f"gives {shown(values)}, and it is {shown(right)}" if any(problems) else None
             return none.replace("gives", "has", 1).replace(", which", " in it, which", 1) if none else listed
@@ -403,10 +430,11 @@ def difference(given: object, right: object, tolerance: float = 1e-5) -> str | N
             for i, (mine, value) in enumerate(zip(values, right, strict=True))
         ]
     elif isinstance(right, str | bool) or as_number(right) is None:
-        return None if given == right else f"gives {shown(given)}, and it is {shown(right)}"
+        alike = isinstance(given, str) or not isinstance(right, str)  # an array compares with any text
+        return None if alike and given == right else f"gives {shown(given)}, and it is {shown(right)}"
     else:
         return _number_difference(given, right, tolerance)
-    found = ((where, difference(mine, value, tolerance)) for where, mine, value in pairs)
+    found = ((where, difference(mine, value, tolerance, exact)) for where, mine, value in pairs)
     return next((f"{where}{problem}" for where, problem in found if problem), None)
 
 
@@ -454,6 +482,8 @@ def shown(value: object) -> str:
         return f"{type(value).__name__.lower()} {tuple(value.shape)}"
     if isinstance(value, nn.Module):
         return "model"
+    if isinstance(value, Tensor) and value.ndim == 0 and value.grad_fn is not None:
+        return "loss"
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:_}"
     if isinstance(value, list | tuple) and len(repr(value)) > 60:
