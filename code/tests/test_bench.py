@@ -9,7 +9,7 @@ import time
 
 import pytest
 import torch
-from conftest import small_net
+from small_net import small_net
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import small_net
+from small_net import small_net
 from test_train import PLAIN, assert_same_state, fit
 from torch import nn
 

@@ -59,12 +59,9 @@ def trained(torchrun, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(torchrun, tmp_path_factory):
+def uninterrupted(trained):
     """Where two processes end that nobody interrupts."""
-    folder = tmp_path_factory.mktemp("uninterrupted")
-    done = torchrun("resume", folder)
-    assert done.returncode == 0, done.stderr
-    return torch.load(folder / "end.pt")
+    return torch.load(trained[1] / "end.pt")
 
 
 def state_distance(ours: dict, theirs: dict) -> float:
@@ -72,6 +69,7 @@ def state_distance(ours: dict, theirs: dict) -> float:
     return max((a.float() - theirs[name].float()).abs().max().item() for name, a in ours.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_with_frozen_statistics_two_processes_end_where_one_does(trained, name):
     one, two = (torch.load(folder / f"{name}-True-rank0.pt") for folder in trained)
@@ -85,6 +83,7 @@ def test_with_frozen_statistics_two_processes_end_where_one_does(trained, name):
             assert ours["valid_accuracy"] == theirs["valid_accuracy"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_statistics_of_each_process_change_the_result_but_all_processes_agree(trained, name):
     one, first = (torch.load(folder / f"{name}-False-rank0.pt") for folder in trained)
@@ -94,6 +93,7 @@ def test_statistics_of_each_process_change_the_result_but_all_processes_agree(tr
     assert 1e-5 < state_distance(one["state"], first["state"]) < 0.5
 
 
+@pytest.mark.slow
 def test_every_image_is_seen_once_per_epoch_whether_or_not_the_count_divides(trained):
     steps = 5  # batches of 16, 16, 16, 16 and 1
     ranks = [json.loads((trained[1] / f"seen-rank{rank}.json").read_text()) for rank in (0, 1)]
@@ -112,6 +112,7 @@ def test_every_image_is_seen_once_per_epoch_whether_or_not_the_count_divides(tra
             assert whole[0::2] == epochs[0][step] and whole[1::2] == epochs[1][step]
 
 
+@pytest.mark.slow
 def test_only_the_first_process_prints_and_writes(trained):
     for folder in trained:
         assert (folder / "stdout").read_text().count("test accuracy") == 1
@@ -123,6 +124,7 @@ def test_only_the_first_process_prints_and_writes(trained):
     assert (first["told"], second["told"]) == (2, 0)
 
 
+@pytest.mark.slow
 def test_a_record_says_how_many_processes_made_it(trained):
     one, two = (runs.load("degradation-plain-8-seed0", folder / "records") for folder in trained)
     assert "processes" not in one["hardware"]
@@ -133,6 +135,7 @@ def test_a_record_says_how_many_processes_made_it(trained):
         assert list((folder / "checkpoints").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_ends_the_job_and_the_last_checkpoint_resumes_it(
     torchrun, uninterrupted, tmp_path
 ):
@@ -166,6 +169,7 @@ def test_an_error_among_several_processes_says_how_to_go_on(checkpoint):
     assert notes_of(ValueError("no broken connection"), 2) == []
 
 
+@pytest.mark.slow
 def test_lightnings_own_launcher_starts_the_same_training(uninterrupted, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -195,6 +199,7 @@ def test_torchrun_on_one_machine_never_goes_by_its_name():
     assert all("--rdzv-endpoint" in command for command in found if command not in alone)
 
 
+@pytest.mark.slow
 def test_the_pages_command_starts_where_the_machines_name_does_not_resolve(tmp_path):
     (chapter,) = notebooks.paths(["10"])
     page = "\n".join(cell.source for cell in nbformat.read(chapter, as_version=4).cells)

@@ -840,38 +840,45 @@ def _complaints(visits: dict[str, Visit], of: str) -> str:
     return "\n".join(f"{name}: {text}" for name, seen in visits.items() for text in getattr(seen, of))
 
 
+@pytest.mark.slow
 def test_no_page_throws_an_error(desktop: dict[str, Visit], phone: dict[str, Visit]) -> None:
     assert not _complaints(desktop, "errors")
     assert not _complaints(phone, "errors")
 
 
+@pytest.mark.slow
 def test_no_request_leaves_the_host(desktop: dict[str, Visit], phone: dict[str, Visit]) -> None:
     assert not _complaints(desktop, "foreign")
     assert not _complaints(phone, "foreign")
 
 
+@pytest.mark.slow
 def test_all_math_is_rendered(desktop: dict[str, Visit]) -> None:
     assert desktop["book/intro.html"].math > 0
     for name, seen in desktop.items():
         assert seen.rendered == seen.math, f"{name}: {seen.rendered} of {seen.math} formulas are rendered"
 
 
+@pytest.mark.slow
 def test_80_columns_of_code_fit_on_a_desktop(desktop: dict[str, Visit]) -> None:
     assert not _complaints(desktop, "scrolled")
 
 
+@pytest.mark.slow
 def test_results_show_every_column(desktop: dict[str, Visit], phone: dict[str, Visit]) -> None:
     assert sum(seen.tables for seen in phone.values()) >= 2
     assert not _complaints(desktop, "cut")
     assert not _complaints(phone, "cut")
 
 
+@pytest.mark.slow
 def test_nothing_is_wider_than_a_phone(phone: dict[str, Visit]) -> None:
     assert not _complaints(phone, "wide")
     for name, seen in phone.items():
         assert seen.width <= PHONE + 1, f"{name} is {seen.width} pixels wide"
 
 
+@pytest.mark.slow
 def test_text_can_be_read_in_the_light_and_in_the_dark(
     desktop: dict[str, Visit], phone: dict[str, Visit]
 ) -> None:
@@ -882,6 +889,7 @@ def test_text_can_be_read_in_the_light_and_in_the_dark(
     assert not _complaints(phone, "faint")
 
 
+@pytest.mark.slow
 def test_no_page_is_heavy(built: Site, desktop: dict[str, Visit]) -> None:
     @functools.cache
     def weight(path: str) -> int:
@@ -899,6 +907,7 @@ def test_no_page_is_heavy(built: Site, desktop: dict[str, Visit]) -> None:
         assert total < WEIGHT_LIMIT, f"{name} transfers {total:,} bytes, its figures not counted"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_plots_stand_on_the_page_and_photographs_on_a_white_card(
     built: Site, browser, address: str, scheme: str
@@ -948,6 +957,7 @@ def test_pages_show_figures_as_svg_and_do_not_carry_the_png_beside_it(built: Sit
     assert {path.suffix for path in (built.folder / "_images").iterdir()} == {".svg"}
 
 
+@pytest.mark.slow
 def test_the_search_finds_a_word(built: Site, browser, address: str) -> None:
     context = browser.new_context()
     page = context.new_page()
@@ -962,6 +972,7 @@ def test_the_search_finds_a_word(built: Site, browser, address: str) -> None:
         context.close()
 
 
+@pytest.mark.slow
 def test_the_book_opens_from_a_folder(built: Site, browser) -> None:
     """README says: open ``_build/html/index.html``. No server is involved then."""
     context = browser.new_context()

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import torch
-from conftest import small_net
+from small_net import small_net
 from torch import nn
 
 from resnetbook import data, parallel, runs
@@ -128,5 +128,7 @@ if __name__ == "__main__":
     launched = parallel.launched(torch.device("cpu"))
     if job == "train":
         train_all(where, launched)
+        if launched:
+            resume(where, launched, dies=False)  # there is nothing yet to resume from: all of it
     else:
         resume(where, launched, dies=job == "die")
