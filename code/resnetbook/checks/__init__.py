@@ -5,7 +5,7 @@ what to look at next. A check never says that something is right which it has no
 trusted implementation.
 """
 
-from resnetbook.checks.chapter01 import conv2d, lenet_counts, output_size, receptive_span
+from resnetbook.checks.chapter01 import batch_norm, conv2d, lenet_counts, output_size, receptive_span
 from resnetbook.checks.chapter02 import (
     degradation_gap,
     diagnose,
@@ -33,7 +33,6 @@ from resnetbook.checks.chapter10 import (
 )
 from resnetbook.checks.common import CheckFailed
 from resnetbook.checks.network import resnet34
-from resnetbook.checks.plain import batch_norm
 from resnetbook.checks.recipes import (
     compare_seeds,
     ema,

@@ -5,12 +5,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resnetbook import models, probes
-from resnetbook.checks.common import CheckFailed
-from resnetbook.checks.exercise import Exercise, Outcome
+from resnetbook.checks.common import CheckFailed, call_reader
+from resnetbook.checks.exercise import Exercise, Outcome, difference
 
 # ---- convolution
 
@@ -502,4 +502,388 @@ inputs * outputs * n -> (inputs + 1) * outputs
         "exercise asks for formulas.",
     },
     right=f"parameters and MACs are those of the network in {len(_LENETS)} cases.",
+)
+
+
+# ---- batch normalization
+
+_STATISTICS = ("running_mean", "running_var")
+# A layer's statistics must move in all of these. The third: whether x needs a gradient.
+_PASSES = {
+    "training mode": (True, True, True),
+    "evaluation mode": (False, True, True),
+    "training mode, under torch.no_grad()": (True, False, True),
+    "training mode, where x needs no gradient": (True, True, False),
+    "evaluation mode, under torch.no_grad()": (False, False, True),
+}
+_BATCHES = ("training mode", *_PASSES, "evaluation mode, under torch.no_grad()")
+_LEFT = "In {}, the output is right, but something is left behind"
+
+
+def _norms() -> list[tuple]:
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    cases = []
+    for shape in ((4, 3, 2, 2), (2, 5, 3, 1), (3, 1, 2, 2)):
+        channels = shape[1]
+        # Channels far from mean 0 and variance 1; one so small that eps matters.
+        spread = torch.logspace(-2.5, 1, channels, dtype=torch.float64)
+        offset = torch.linspace(-2, 3, channels, dtype=torch.float64) * spread
+        batches = random(len(_BATCHES), *shape) * spread[:, None, None] + offset[:, None, None]
+        weight, bias, mean, deviation = random(4, channels)
+        values = {"weight": weight, "bias": bias, "running_mean": mean, "running_var": deviation**2 + 1}
+        cases.append((channels, batches, values))
+    return cases
+
+
+def _kind(module: nn.Module, name: str) -> str:
+    if name in dict(module.named_parameters()):
+        return "a parameter"
+    if name not in dict(module.named_buffers()):
+        return "a plain attribute" if isinstance(getattr(module, name, None), Tensor) else "missing"
+    return "a buffer" if name in module.state_dict() else "a buffer that is not saved"
+
+
+def _left_behind(module: nn.Module, training: bool) -> str:
+    """What a forward pass has left behind in the module."""
+    if module.training != training:
+        return "forward changes the mode of the module: read self.training, and leave it as it is."
+    for name, parameter in module.named_parameters():
+        if parameter.grad is not None:
+            return f"forward leaves a gradient in {name}: it only computes the output, without backward()."
+    for part in module.modules():
+        for name, value in {**dict(part.named_buffers()), **vars(part)}.items():
+            if isinstance(value, Tensor) and value.grad_fn is not None:
+                return (
+                    f"self.{name} remembers how it was computed, and would keep the whole batch in memory: "
+                    "use a local variable, or .detach()."
+                )
+    return ""
+
+
+def _forward(module: nn.Module, x: Tensor, when: str, begun: bool) -> tuple[Tensor, Tensor]:
+    """One pass: what went in, and what came out, which has the shape and the dtype that it must have.
+
+    Raises:
+        CheckFailed: if it has not, or if x has changed.
+    """
+    _, recorded, needed = _PASSES[when]
+    describe = f"In {when}, on x {tuple(x.shape)}, forward"
+    given = x.clone().requires_grad_(needed)
+    with torch.set_grad_enabled(recorded):
+        out = call_reader(module, given, describe=describe, begun=begun)
+    if out is None:
+        raise CheckFailed(f"{describe} gives None: does it end with `return`?")
+    if not isinstance(out, Tensor):
+        raise CheckFailed(f"{describe} gives {type(out).__name__}: return a tensor.")
+    if not torch.equal(given.detach(), x):
+        raise CheckFailed(f"{describe} changes x itself: compute a new tensor.")
+    if given.requires_grad != needed:
+        raise CheckFailed(f"{describe} changes whether x needs a gradient: leave x as it is.")
+    if out.shape != x.shape:
+        raise CheckFailed(
+            f"{describe} gives the shape {tuple(out.shape)}, and x has {tuple(x.shape)}. Reshape what has "
+            "one number per channel to (1, C, 1, 1), or take the mean with keepdim=True."
+        )
+    if out.dtype != x.dtype:
+        raise CheckFailed(f"{describe} gives {out.dtype}, and x is {x.dtype}: keep the dtype of x.")
+    return given, out
+
+
+def _train_and_evaluate(
+    cls: Callable[[int], nn.Module], num_channels: int, batches: Tensor, values: dict[str, Tensor]
+) -> Outcome:
+    """What a batch norm shows at first, in each pass, and after new statistics have been loaded."""
+    module = cls(num_channels)
+    if not isinstance(module, nn.Module):
+        raise CheckFailed(f"The class gives {type(module).__name__}: let it inherit from nn.Module.")
+    found: Outcome = {f"kind of {name}": _kind(module, name) for name in _STATISTICS}
+    found["parameters"] = sorted(name for name, _ in module.named_parameters())
+    if list(found.values()) != ["a buffer", "a buffer", ["bias", "weight"]]:
+        return found
+    found["learned"] = [parameter.requires_grad for parameter in module.parameters()]
+    first = {f"{name} at first": getattr(module, name).detach().clone() for name in values}
+    found |= first
+    if any(value.shape != (num_channels,) for value in first.values()):
+        return found
+
+    def load(*names: str) -> None:
+        with torch.no_grad():
+            for name in names:
+                getattr(module, name).copy_(values[name])
+
+    module.double()
+    load("weight", "bias")
+    for i, (when, x) in enumerate(zip(_BATCHES, batches, strict=False)):
+        training, *usual = _PASSES[when]
+        given, out = _forward(module.train(training), x, when, begun=i > 0)
+
+        def note(part: str, value: object) -> None:
+            found.setdefault(part, []).append(value)
+
+        note(f"output in {when}", out.detach().clone())
+        for name in _STATISTICS:
+            statistic = getattr(module, name)
+            if not isinstance(statistic, Tensor) or statistic.shape != (num_channels,):
+                raise CheckFailed(
+                    f"After a batch, {name} is no longer one number for each channel: keep its shape."
+                )
+            note(f"{name} after {when}", statistic.detach().clone())
+        note(_LEFT.format(when), _left_behind(module, training))
+        if not all(usual):
+            continue
+        inputs = {"x": given, "weight": module.weight, "bias": module.bias}
+        slope = torch.arange(out.numel(), dtype=out.dtype).reshape(out.shape).sin()
+        gradients, error = [torch.zeros_like(value) for value in inputs.values()], ""
+        try:
+            if out.requires_grad:
+                gradients = torch.autograd.grad(
+                    out, list(inputs.values()), slope, allow_unused=True, materialize_grads=True
+                )
+        except RuntimeError as stopped:
+            error = str(stopped)
+        note(f"backpropagation in {when}", error)
+        for name, gradient in zip(inputs, gradients, strict=True):
+            note(f"gradient in {name} in {when}", gradient)
+    # As after loading a saved network: what forward reads is what the buffers hold.
+    load(*_STATISTICS)
+    _, found["output with loaded statistics"] = _forward(module, batches[-1], _BATCHES[-1], begun=True)
+    out = call_reader(module.float(), batches[-1].float(), describe="In float32, forward", begun=True)
+    found["dtype in float32"] = str(out.dtype)
+    return found
+
+
+def _about_norm(part: str, given: list[Outcome], right: list[Outcome], _: list[Outcome]) -> str | None:
+    """What a part of a batch norm says by itself, where no slip shows the same."""
+    pairs = [(m.get(part), t.get(part)) for m, t in zip(given, right, strict=False)]
+    mine, theirs = next((m, t) for m, t in pairs if difference(m, t, 1e-9))
+    if part.startswith("output in"):
+        if difference(mine, theirs, 1e-4) is None:
+            return "It is right to a few digits only: compute in x's own dtype, without .float()."
+        what = "the batch's mean and biased variance" if "training" in part else "the running statistics"
+        return f"It is (x − mean) / √(variance + eps) · weight + bias, with {what}."
+    if "after" in part:
+        return "0.9 · old + 0.1 · new is asked for, one number for each channel."
+    if part.startswith("gradient"):
+        return "Compute with x, weight and bias themselves, without .data, .detach() or no_grad."
+    if part == "parameters":
+        return (
+            f"They are {', '.join(mine) or 'none'}: write self.weight = nn.Parameter(…), one number per "
+            "channel, and the same for bias; nothing else is learned."
+        )
+    if part.startswith(("backpropagation", _LEFT[:2])):
+        return next(said for said in mine if said)
+    return None
+
+
+batch_norm = Exercise(
+    number="1.5",
+    title="Batch normalization",
+    minutes=20,
+    level="medium",
+    answer="""\
+class MyBatchNorm(nn.Module):
+    def __init__(self, num_channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(num_channels))
+        self.bias = nn.Parameter(torch.zeros(num_channels))
+        self.register_buffer("running_mean", torch.zeros(num_channels))
+        self.register_buffer("running_var", torch.ones(num_channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean, var = self.running_mean, self.running_var
+        if self.training:
+            mean = x.mean(dim=(0, 2, 3))
+            var = x.var(dim=(0, 2, 3), correction=0)
+            with torch.no_grad():
+                unbiased = x.var(dim=(0, 2, 3), correction=1)
+                self.running_mean.mul_(0.9).add_(0.1 * mean)
+                self.running_var.mul_(0.9).add_(0.1 * unbiased)
+        shape = (1, -1, 1, 1)
+        x = (x - mean.reshape(shape)) / torch.sqrt(var.reshape(shape) + 1e-5)
+        return x * self.weight.reshape(shape) + self.bias.reshape(shape)
+""",
+    cases=_norms,
+    form="MyBatchNorm({0})",
+    drive=_train_and_evaluate,
+    trusted=nn.BatchNorm2d,
+    tolerance=1e-9,  # rounding to float32 is seen
+    slips="""
+register_buffer("running_mean", torch.zeros(num_channels)) -> running_mean = torch.zeros(num_channels)
+register_buffer("running_var", torch.ones(num_channels)) -> running_var = torch.ones(num_channels)
+    it is a plain attribute: use self.register_buffer. A buffer moves with the model to another device or
+    dtype, and is saved with it.
+register_buffer( -> register_parameter(
+torch.zeros(num_channels))⏎        self.reg -> nn.Parameter(torch.zeros(num_channels)))⏎        self.reg
+"running_var", torch.ones(num_channels) -> "running_var", nn.Parameter(torch.ones(num_channels))
+    it is a parameter: nothing learns it by gradient. Keep it with self.register_buffer.
+"running_mean", torch.zeros(num_channels) -> "running_mean", torch.zeros(num_channels), False
+"running_var", torch.ones(num_channels) -> "running_var", torch.ones(num_channels), False
+    it is not in the state_dict: register it without persistent=False.
+"running_mean" -> "mean"
+self.running_mean -> self.mean
+"running_var" -> "var"
+self.running_var -> self.var
+    there is no such buffer: self.register_buffer(name, …) keeps it.
+correction=0 -> correction=1
+    the batch is normalized with the unbiased variance. It is normalized with the biased one, divided by n:
+    correction=0, or unbiased=False.
+self.running_mean, self.running_var -> self.running_mean.clone(), self.running_var.clone(); old = mean, var
+shape = (1, -1, 1, 1) -> shape = (1, -1, 1, 1); mean, var = old
+or
+shape = (1, -1, 1, 1) -> shape = (1, -1, 1, 1); mean, var = self.running_mean, self.running_var
+or
+if self.training: -> if self.training and torch.is_grad_enabled():
+    the running statistics are used while training: use those of the batch.
+if self.training: -> if True:
+with torch.no_grad(): -> if self.training:⏎              with torch.no_grad():
+or
+if self.training: -> if True:
+    the batch's statistics are used in evaluation mode: use the running ones. self.training tells the mode.
+self.running_mean, self.running_var -> self.running_mean.clone(), self.running_var.clone(); old = mean, var
+if self.training: -> if True:
+shape = (1, -1, 1, 1) -> shape = (1, -1, 1, 1); mean, var = (mean, var) if self.training else old
+    it moves in evaluation mode: only training batches count.
+mean.reshape(shape) -> (x.mean(0, True) if self.training else mean.reshape(shape))
+var.reshape(shape) -> (x.var(0, False, True) if self.training else var.reshape(shape))
+    mean and variance are taken at each position by itself: take one of each per channel, over images and
+    positions.
+mean.reshape(shape) -> (x.mean((2, 3), True) if self.training else mean.reshape(shape))
+var.reshape(shape) -> (x.var((2, 3), False, True) if self.training else var.reshape(shape))
+    mean and variance are taken for each image by itself: take one of each per channel, over images and
+    positions.
+mean.reshape(shape) -> (x.mean((1, 2, 3), True) if self.training else mean.reshape(shape))
+var.reshape(shape) -> (x.var((1, 2, 3), False, True) if self.training else var.reshape(shape))
+    mean and variance are taken over the channels of each image: take one of each per channel, over images and
+    positions.
+mean.reshape(shape) -> (x.mean() if self.training else mean.reshape(shape))
+var.reshape(shape) -> (x.var(unbiased=False) if self.training else var.reshape(shape))
+    mean and variance are taken over everything at once: take one of each per channel, over images and
+    positions.
+x * self.weight.reshape(shape) + self.bias.reshape(shape) -> x
+    the learned scale and shift are missing: times weight, plus bias, for each channel.
+self.weight.reshape(shape) + self.bias.reshape(shape) -> self.weight.reshape(shape)
+    the learned shift is missing: plus bias.
+x * self.weight.reshape(shape) + -> x +
+    the learned scale is missing: times weight.
+self.weight.reshape(shape) + self.bias.reshape(shape) -> self.weight.reshape(shape)
+return x * -> return (x + self.bias.reshape(shape)) *
+    the shift is added before the scale: times weight, then plus bias.
+1e-5 -> 0
+    eps is missing: it is 1e-5, added to the variance.
+1e-5 -> 1e-3
+or
+1e-5 -> 1e-6
+or
+1e-5 -> 1e-8
+    eps is another number here: it is 1e-5, added to the variance.
+sqrt(var.reshape(shape) + 1e-5) -> sqrt(var.reshape(shape)).add(1e-5)
+    eps is added to the standard deviation: add it to the variance, under the root.
+torch.sqrt(var.reshape(shape) + 1e-5) -> (var.reshape(shape) + 1e-5)
+    you divide by the variance: divide by its square root, the standard deviation.
+self.running_mean.mul_(0.9).add_(0.1 * mean) -> pass
+self.running_var.mul_(0.9).add_(0.1 * unbiased) -> pass
+    it has not moved: update it with every training batch, from x as it came in.
+with torch.no_grad(): -> if torch.is_grad_enabled():⏎              with torch.no_grad():
+or
+with torch.no_grad(): -> if x.requires_grad:⏎              with torch.no_grad():
+    it does not move there: every batch in training mode counts, whether gradients are computed or not. Ask
+    self.training, and nothing else.
+(0.9).add_(0.1 -> (0.1).add_(0.9
+    the shares are swapped: 0.9 of the old value, 0.1 of the new one.
+(0.9).add_(0.1 -> (0.0).add_(1.0
+    it is the value of the last batch alone: keep 0.9 of the old value.
+super().__init__() -> super().__init__(); self.steps = 0
+unbiased = -> self.steps += 1; unbiased =
+(0.9).add_(0.1 -> (1 - 1 / self.steps).add_(1 / self.steps
+    it is a plain average over all batches: the new value gets a share of 0.1.
+.mul_(0.9).add_ -> .add_
+    the old value must shrink to 0.9 of itself before the new one is added.
+with torch.no_grad(): -> for _ in range(2):⏎              with torch.no_grad():
+    it is updated twice for one batch.
+unbiased = x.var( -> z = F.batch_norm(x, None, None, training=True); unbiased = z.var(
+0.1 * mean -> 0.1 * z.mean((0, 2, 3))
+    it takes the statistics of the normalized x: take those of x as it came in.
+unbiased = x.var( -> z = F.batch_norm(x, None, None, self.weight, self.bias, True); unbiased = z.var(
+0.1 * mean -> 0.1 * z.mean((0, 2, 3))
+    it takes the statistics of the output: take those of x as it came in.
+correction=1 -> correction=0
+    it is updated with the biased variance. PyTorch updates it with the unbiased one, divided by n − 1, though
+    it normalizes with the biased one.
+unbiased = x.var -> unbiased = x.std
+    it holds standard deviations: keep variances.
+0.1 * unbiased -> 0.1 * (unbiased + 1e-5)
+or
+0.1 * unbiased -> 0.1 * (var + 1e-5)
+    eps belongs to the normalization, not to the statistic.
+0.1 * unbiased -> 0.1 * var * len(x) / (len(x) - 1)
+or
+0.1 * unbiased -> 0.1 * var * x[0, 0].numel() / (x[0, 0].numel() - 1)
+or
+0.1 * unbiased -> 0.1 * var * x.numel() / (x.numel() - 1)
+    its n is wrong: each channel has images · height · width numbers.
+with torch.no_grad(): -> if True:
+    a running statistic remembers how it was computed, and would keep every batch in memory: update it under
+    torch.no_grad(), or with .detach().
+mean = x.mean -> mean = x.detach().mean
+var = x.var -> var = x.detach().var
+or
+mean = x.mean -> mean = x.detach().mean
+or
+var = x.var -> var = x.detach().var
+    mean and variance of the batch depend on x: do not detach them.
+x * self.weight.reshape(shape) + self.bias -> x * self.weight.data.reshape(shape) + self.bias.data
+    compute with weight and bias themselves, without .data, .detach() or no_grad.
+def forward -> @torch.no_grad()⏎    def forward
+    forward records no gradients: leave no_grad to what is not a part of the output.
+""",
+    says={
+        "parameters": "Its parameters are to be weight and bias",
+        "learned": "weight and bias are to be learned",
+        "dtype in float32": "Where all is float32, forward {problem}",
+        "output with loaded statistics": "After the buffers have got other values, forward does not use them",
+    }
+    | {f"{name} at first": f"At first, {name} {{problem}}" for name in ("weight", "bias", *_STATISTICS)}
+    | {f"kind of {name}": f"{name} is to be a buffer" for name in _STATISTICS}
+    | {
+        f"{name} after {when}": f"In {when}, the output is right, but {name} is not"
+        for name in _STATISTICS
+        for when in _PASSES
+    }
+    | {_LEFT.format(when): "{part}" for when in _PASSES}
+    | {
+        f"gradient in {name} in {when}": f"In {when}, the output is right, but the gradient in {name} is not"
+        for name in ("x", "weight", "bias")
+        for when in _PASSES
+    }
+    | {
+        f"backpropagation in {when}": f"In {when}, the output is right, but backpropagation stops"
+        for when in _PASSES
+    },
+    otherwise={
+        "dtype in float32": "keep the dtype of x.",
+        "learned": "leave their requires_grad as nn.Parameter sets it.",
+        "output with loaded statistics": "a loaded network would be evaluated with old statistics. Read "
+        "self.running_mean and self.running_var anew in each forward.",
+    }
+    | {
+        f"{name} at first": "Keep one number for each channel, and reshape in forward; weight and "
+        "running_var start at 1, the others at 0."
+        for name in ("weight", "bias", *_STATISTICS)
+    },
+    explain=_about_norm,
+    forbidden={
+        "torch.nn.modules.batchnorm.*": "The numbers are right, but PyTorch's own BatchNorm is in it: "
+        "compute mean and variance, and normalize with them, yourself.",
+    }
+    | {
+        f"torch.*{kind}_norm": "The numbers are right, but forward calls PyTorch's own {used}: compute "
+        "mean and variance, and normalize with them, yourself."
+        for kind in ("batch", "instance", "group", "layer")
+    },
+    right="outputs, gradients and running statistics are those of nn.BatchNorm2d, in training and in "
+    "evaluation mode, also where no gradients are computed.",
 )
