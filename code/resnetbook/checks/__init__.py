@@ -21,7 +21,14 @@ from resnetbook.checks.chapter03 import (
     shortcut_parameters,
     start_as_identity,
 )
-from resnetbook.checks.chapter04 import basic_parameters, bottleneck_macs, equal_cost_channels
+from resnetbook.checks.chapter04 import (
+    basic_parameters,
+    bottleneck,
+    bottleneck_macs,
+    equal_cost_channels,
+    residual_block,
+    resnet34,
+)
 from resnetbook.checks.chapter05 import accuracy, block_parameters, confusion_matrix, map_sizes, sgd_step
 from resnetbook.checks.chapter10 import (
     accumulate,
@@ -32,7 +39,6 @@ from resnetbook.checks.chapter10 import (
     shares,
 )
 from resnetbook.checks.common import CheckFailed
-from resnetbook.checks.network import resnet34
 from resnetbook.checks.recipes import (
     compare_seeds,
     ema,
@@ -41,7 +47,6 @@ from resnetbook.checks.recipes import (
     shift_images,
     smoothed_cross_entropy,
 )
-from resnetbook.checks.residual import bottleneck, residual_block
 
 __all__ = [
     "CheckFailed",

@@ -9,6 +9,8 @@ from torch import nn
 from resnetbook import blocks, probes
 from resnetbook.checks.common import as_number
 from resnetbook.checks.exercise import Exercise, Outcome
+from resnetbook.checks.network import judge_resnet34
+from resnetbook.checks.residual import BASIC, BOTTLENECK, judge_block
 
 # Whoever has the modules counted is right, and has not done what was asked.
 _BY_MODULES = {
@@ -95,6 +97,291 @@ if stride != 1 or in_channels != out_channels -> if True
 )
 
 
+# ---- the residual blocks
+
+residual_block = Exercise(
+    number="4.2",
+    title="A basic block from memory",
+    minutes=20,
+    level="medium",
+    answer="""\
+class MyBlock(nn.Module):
+    def __init__(
+        self, in_channels: int, out_channels: int, stride: int = 1
+    ) -> None:
+        super().__init__()
+        self.stride = stride
+        self.new_channels = out_channels - in_channels
+        self.path = nn.Sequential(
+            nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(out_channels),
+            nn.ReLU(),
+            nn.Conv2d(out_channels, out_channels, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(out_channels),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x[:, :, :: self.stride, :: self.stride]
+        shortcut = F.pad(shortcut, (0, 0, 0, 0, 0, self.new_channels))
+        return F.relu(self.path(x) + shortcut)
+""",
+    judge=functools.partial(judge_block, kind=BASIC),
+    slips="""
+super().__init__() -> pass
+    Call super().__init__() first of all.
+int, stride: int = 1 -> int
+= stride -> = 1
+3, stride -> 3, 1
+    The constructor must accept (in_channels, out_channels, stride=1).
+forward -> forwrd
+    Your class has no method forward(self, x): check its name and its indentation.
+return F.relu -> F.relu
+    forward gives NoneType, not a Tensor: does it end with `return`?
+return F.relu(self.path(x) + shortcut) -> return F.relu(self.path(x) + shortcut), x
+    forward gives a tuple, not a Tensor: return one Tensor.
+ + shortcut) -> )
+    the skip is never added
+return F.relu(self.path(x) + shortcut) -> return self.path(x) + shortcut
+    there is no ReLU at the end: it comes after the addition.
+F.relu(self.path(x) + shortcut) -> F.relu(self.path(x)) + shortcut
+    the skip is added after the last ReLU
+(self.path(x) + shortcut) -> (F.relu(self.path(x)) + shortcut)
+    there is an extra ReLU before the addition
+nn.ReLU() -> nn.Identity()
+    the ReLU is missing between
+nn.ReLU() -> nn.Identity()
+return F.relu(self.path(x) + shortcut) -> return self.path(x) + shortcut
+    there is no ReLU at the end: it comes after the addition. And the ReLU is missing between
+nn.ReLU() -> nn.LeakyReLU()
+    it also runs LeakyReLU, which this block does not have.
+return F.relu -> return F.relu6
+    a ReLU6 stands after the addition instead of ReLU.
+return F.relu -> return F.gelu
+    a GELU stands after the addition instead of ReLU.
+) + shortcut -> ) - shortcut
+    the shortcut is subtracted; it must be added.
+self.path(x) + shortcut -> shortcut - self.path(x)
+    F(x) is subtracted from the shortcut; both must be added.
+) + shortcut -> ) * shortcut
+    F(x) and the shortcut are multiplied; they must be added.
+self.path(x) + shortcut -> torch.maximum(self.path(x), shortcut)
+    the larger of F(x) and the shortcut is taken; they must be added.
+self.path(x) + shortcut -> torch.cat([self.path(x), shortcut], 1)
+    F(x) and the shortcut are concatenated; they must be added, number by number.
+) + shortcut -> ) + 0.5 * shortcut
+    the sum is 1 · F(x) + 0.5 · shortcut; both are added as they are, with no factor.
+) + shortcut -> ) + F.relu(shortcut)
+    a ReLU is applied to the shortcut
+) + shortcut -> ) + shortcut.detach()
+    so something cuts the gradient: detach(), .data, no_grad() or requires_grad=False.
+F.relu(self.path(x) + shortcut) -> F.dropout(F.relu(self.path(x) + shortcut), 0.3, self.training)
+    the output depends on chance in training mode
+F.relu(self.path(x) + shortcut) -> F.relu(self.path(x) + shortcut) + self.training * 0.1
+    In evaluation mode it is right: look for what depends on self.training, or for dropout.
+F.relu(self.path(x) + shortcut) -> F.relu(self.path(x) + shortcut).float()
+    let no .float() or .to() change the type.
+shortcut = x[ -> x += 0.1; shortcut = x[
+    forward changes its own input in place
+self.path(x) + shortcut -> x.relu_() + self.path(x)
+    forward changes its own input in place
+shortcut = x[ -> print(x.shape); shortcut = x[
+    remove the forgotten print, or every training step will repeat it.
+shortcut = x[ -> self.input = self.path[0](x); shortcut = x[
+    one 3×3 convolution is used twice, so two places share its numbers: create a second one in __init__.
+shortcut = x[ -> self.kept = x + 0; shortcut = x[
+    self.kept keeps a result together with the whole computation that led to it
+bias=False -> bias=True
+    the 3×3 convolution has a bias.
+3, stride, 1, -> 3, 1, 1,
+    the stride is never applied in F
+3, 1, 1, -> 3, stride, 1,
+    the stride is applied twice
+3, 1, 1, -> 3, 1, stride,
+3, stride, 1, -> 3, 1, 1,
+3, 1, stride, -> 3, stride, 1,
+    the stride is on the second convolution of F; it belongs on the first one.
+3, stride, 1, -> 3, min(stride, 2), 1,
+    Look here: the stride is ignored: stride=3 is asked for
+= stride -> = min(stride, 2)
+or
+= stride -> = 1 if stride == 1 else 2
+    A stride of 2 works, so look for a hard-coded 2
+shortcut = x[:, :, :: self.stride, :: self.stride] -> shortcut = x
+or
+shortcut = F.pad( -> F.pad(
+    your block has no projection that makes them fit
+shortcut = x[:, :, :: self.stride, :: self.stride] -> shortcut = F.avg_pool2d(x, self.stride, ceil_mode=True)
+    it must be option A: every stride-th pixel
+stride, 1, bias -> stride, 0, bias
+    wrong padding: a 3×3 convolution needs padding=1, yours has (0, 0).
+out_channels, 3, stride, 1, -> out_channels, 5, stride, 2,
+    F must run 3×3, 3×3 convolutions in this order; yours runs 5×5, 3×3.
+stride, 1, bias -> stride, 1, padding_mode="reflect", bias
+    Leave dilation and padding_mode out.
+3, 1, 1, bias -> 3, 1, 1, groups=out_channels, bias
+    leave groups out, so that channels mix.
+nn.BatchNorm2d(out_channels),⏎            nn.ReLU(), -> nn.ReLU(),
+    a batch norm is missing after convolution 1 of F
+3, 1, 1, bias=False),⏎            nn.BatchNorm2d(out_channels), -> 3, 1, 1, bias=False),
+    a batch norm is missing after the last convolution of F
+nn.BatchNorm2d(out_channels),⏎            nn.ReLU(), -> nn.ReLU(),⏎            nn.BatchNorm2d(out_channels),
+    ReLU comes before the batch norm; the order is convolution, norm, ReLU.
+F.relu(self.path(x) + shortcut) -> F.relu(self.path[4](self.path[:4](x) + shortcut))
+    the last batch norm comes after the addition; it belongs before it.
+self.path = nn.Sequential( -> self.path = nn.Sequential(⏎            nn.BatchNorm2d(in_channels),
+    that is the pre-activation block (v2).
+nn.BatchNorm2d(out_channels) -> nn.BatchNorm2d(out_channels, momentum=0.9)
+    a Keras momentum of 0.9 is 0.1 here
+nn.BatchNorm2d(out_channels) -> nn.GroupNorm(1, out_channels)
+    a batch norm is missing after convolution 1 of F
+shortcut = x[ -> self.path.eval(); shortcut = x[
+    the output in training mode is not that of the book's block
+shortcut = x[ -> self.path.train(); shortcut = x[
+    the output in evaluation mode is not that of the book's block
+self.path = -> self.scale = nn.Parameter(torch.ones(1)); self.path =
+    find and remove what does not belong.
+self.path = -> self.projection = nn.Conv2d(in_channels, out_channels, 1); self.path =
+    self.projection is created and never runs, but counts as parameters.
+self.path = -> self.train = True; self.path =
+    self.train hides a method of nn.Module: choose another name for it.
+nn.Conv2d(in -> _made.setdefault((in_channels, out_channels, stride), nn.Conv2d(in
+stride, 1, bias=False) -> stride, 1, bias=False))
+class MyBlock -> _made = {}⏎⏎⏎class MyBlock
+    two blocks share a layer; create it in __init__.
+nn.Sequential( -> (lambda *layers: list(layers))(
+self.path(x) -> functools.reduce(lambda y, layer: layer(y), self.path, x)
+class MyBlock -> import functools⏎⏎⏎class MyBlock
+    a 3×3 convolution runs that is not registered
+""",
+)
+
+bottleneck = Exercise(
+    number="4.3",
+    title="A bottleneck from memory",
+    minutes=20,
+    level="medium",
+    answer="""\
+def conv_norm(
+    in_channels: int, out_channels: int, kernel_size: int, stride: int = 1
+) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding=kernel_size // 2,
+            bias=False,
+        ),
+        nn.BatchNorm2d(out_channels),
+    )
+
+
+class MyBottleneck(nn.Module):
+    def __init__(
+        self, in_channels: int, out_channels: int, stride: int = 1
+    ) -> None:
+        super().__init__()
+        width = out_channels // 4
+        self.reduce = conv_norm(in_channels, width, 1)
+        self.work = conv_norm(width, width, 3, stride)
+        self.restore = conv_norm(width, out_channels, 1)
+        self.shortcut = nn.Identity()
+        if stride != 1 or in_channels != out_channels:
+            self.shortcut = conv_norm(in_channels, out_channels, 1, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu(self.reduce(x))
+        out = F.relu(self.work(out))
+        return F.relu(self.restore(out) + self.shortcut(x))
+""",
+    judge=functools.partial(judge_block, kind=BOTTLENECK),
+    slips="""
+ + self.shortcut(x)) -> )
+    the skip is never added
+return F.relu(self.restore(out) + self.shortcut(x)) -> return self.restore(out) + self.shortcut(x)
+    there is no ReLU at the end
+F.relu(self.restore(out) + self.shortcut(x)) -> F.relu(self.restore(out)) + self.shortcut(x)
+    the skip is added after the last ReLU
+(self.restore(out) + -> (F.relu(self.restore(out)) +
+    there is an extra ReLU before the addition
+F.relu(self.reduce(x)) -> self.reduce(x)
+F.relu(self.work(out)) -> self.work(out)
+    the ReLU is missing between the convolutions of F.
+F.relu(self.reduce(x)) -> self.reduce(x)
+    the ReLU is missing between the first and the second convolution.
+F.relu(self.work(out)) -> self.work(out)
+    the ReLU is missing between the second and the last convolution.
+F.relu(self.reduce(x)) -> F.silu(self.reduce(x))
+F.relu(self.work(out)) -> F.silu(self.work(out))
+    a SiLU stands between the convolutions instead of ReLU.
++ self.shortcut(x) -> + F.relu(self.shortcut(x))
+    a ReLU is applied to the shortcut
+out = F.relu(self.reduce(x)) -> x = out = F.relu(self.reduce(x))
+self.shortcut(x) -> x
+    Is it still the block's input that is added?
+nn.BatchNorm2d(out_channels), -> nn.ReLU(),⏎        nn.BatchNorm2d(out_channels),
+F.relu(self.reduce(x)) -> self.reduce(x)
+F.relu(self.work(out)) -> self.work(out)
+    ReLU comes before the batch norm; the order is convolution, norm, ReLU.
+width = out_channels // 4 -> width = out_channels
+    The expansion is forgotten: the 3×3 works at width out_channels // 4
+width = out_channels // 4 -> width = in_channels // 4
+    The wrong width: it is out_channels // 4, whatever comes in.
+width = out_channels // 4 -> width = out_channels // 2
+    Check its channels.
+width = out_channels // 4 -> width, out_channels = out_channels, 4 * out_channels
+    out_channels is what comes out of the block; the width inside is a quarter of it, out_channels // 4.
+(in_channels, width, 1) -> (in_channels, width, 3)
+(width, width, 3, stride) -> (width, width, 1, stride)
+    They are swapped: the 3×3 stands in the middle, where the channels are few.
+(in_channels, width, 1) -> (in_channels, width, 3)
+(width, out_channels, 1) -> (width, out_channels, 3)
+    F must run 1×1, 3×3, 1×1 convolutions in this order; yours runs 3×3, 3×3, 3×3.
+self.restore(out) -> self.restore(F.relu(self.work(out)))
+    one 3×3 convolution is used twice
+3, stride) -> 3)
+    the stride is never applied in F
+(in_channels, width, 1) -> (in_channels, width, 1, stride)
+    the stride is applied twice
+3, stride) -> 3)
+(width, out_channels, 1) -> (width, out_channels, 1, stride)
+    it belongs on the 3×3 (torchvision) or the first 1×1 (the original implementation).
+padding=kernel_size // 2 -> padding=0
+or
+padding=kernel_size // 2 -> padding=1
+    wrong padding
+bias=False -> bias=True
+    convolution has a bias
+self.work = conv_norm(width, width, 3, stride) -> self.work = conv_norm(width, width, 3, stride)[0]
+    a batch norm is missing after convolution 2 of F
+self.restore = conv_norm(width, out_channels, 1) -> self.restore = conv_norm(width, out_channels, 1)[0]
+    a batch norm is missing after the last convolution of F
+(in_channels, out_channels, 1, stride) -> (in_channels, out_channels, 1, stride)[0]
+    the projection is not normalized: a BatchNorm2d follows its 1×1 convolution.
+if stride != 1 or in_channels != out_channels -> if False
+or
+stride != 1 or in -> in
+or
+stride != 1 or in_channels != out_channels -> stride != 1
+or
+!= 1 or -> != 1 and
+    your block has no projection that makes them fit
+if stride != 1 or in_channels != out_channels -> if True
+    there is a projection where none is needed (option C).
+(in_channels, out_channels, 1, stride) -> (in_channels, out_channels, 1)
+    the projection has stride 1; it needs the block's stride
+(in_channels, out_channels, 1, stride) -> (in_channels, out_channels, 3, stride)
+    A projection on the shortcut is a 1×1 convolution to out_channels; yours is 3×3
+self.shortcut = conv_norm(in_channels -> self.shortcut = nn.Sequential(nn.ReLU(), conv_norm(in_channels
+1, stride)⏎ -> 1, stride))⏎
+    the projection does not read the block's input as it is.
+self.shortcut = nn.Identity() -> self.shortcut = nn.BatchNorm2d(in_channels)
+    there is a batch norm on the shortcut. Where the shape stays, the shortcut is the identity
+""",
+)
+
+
 # ---- equal cost
 
 _WIDTHS = (64, 128, 1, 7, 512, 1000)
@@ -162,6 +449,73 @@ return 4 * inside -> return inside
 """,
     explain=_what_it_costs,
     right=f"for the widths {', '.join(map(str, _WIDTHS))}, no wider bottleneck fits.",
+)
+
+
+# ---- the whole network
+
+resnet34 = Exercise(
+    number="4.5",
+    title="ResNet-34 without looking",
+    minutes=20,
+    level="hard",
+    answer="""\
+def resnet34() -> nn.Module:
+    layers = [
+        nn.Conv2d(3, 64, kernel_size=7, stride=2, padding=3, bias=False),
+        nn.BatchNorm2d(64),
+        nn.ReLU(),
+        nn.MaxPool2d(kernel_size=3, stride=2, padding=1),
+    ]
+    channels = 64
+    for out_channels, num_blocks in [(64, 3), (128, 4), (256, 6), (512, 3)]:
+        for i in range(num_blocks):
+            stride = 2 if i == 0 and out_channels != 64 else 1
+            layers.append(BasicBlock(channels, out_channels, stride))
+            channels = out_channels
+    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 1000)]
+    return nn.Sequential(*layers)
+""",
+    scope={"BasicBlock": blocks.BasicBlock},
+    judge=judge_resnet34,
+    slips="""
+range(num_blocks) -> range(num_blocks + 1)
+    conv2_x runs 8 3×3 convolutions with 64 channels, and ResNet-34 has 6, in 3 blocks.
+(128, 4) -> (128, 1)
+    conv3_x runs 2 3×3 convolutions with 128 channels, and ResNet-34 has 8, in 4 blocks.
+i == 0 and out_channels != 64 -> i == 0
+    conv2_x works on maps of 8×8, and ResNet-34 on 16×16
+kernel_size=3, stride=2 -> kernel_size=3, stride=1
+    The max-pool of the stem is 3×3 with stride 2 and padding 1.
+i == 0 and out_channels != 64 -> i == 0 and out_channels in (128, 512)
+    conv4_x works on maps of 8×8, and ResNet-34 on 4×4
+i == 0 and out_channels != 64 -> out_channels != 64
+    conv3_x works on maps of
+kernel_size=7, stride=2 -> kernel_size=7, stride=1
+    the stem must begin with a 7×7 convolution from 3 to 64 channels with stride 2
+padding=3, bias=False -> padding=3
+    a 7×7 convolution has a bias; batch norm follows, so set bias=False.
+nn.BatchNorm2d(64) -> nn.Identity()
+    a 7×7 convolution to 64 channels has no batch norm.
+nn.ReLU() -> nn.Identity()
+    The first convolution that gives something else is the 3×3 convolution to 64 channels, number 2
+nn.Linear(512, 1000) -> nn.Linear(512, 10)
+    The head must be one linear layer from 512 to 1,000, with a bias
+nn.Linear(512, 1000) -> nn.Linear(512, 1000), nn.Softmax(1)
+or
+nn.AdaptiveAvgPool2d(1) -> nn.AdaptiveMaxPool2d(1)
+    All convolutions agree, so look behind the last one
+nn.AdaptiveAvgPool2d(1) -> nn.AvgPool2d(7)
+    nn.AdaptiveAvgPool2d(1) averages over maps of every size.
+nn.Flatten(), -> nn.Identity(),
+    The linear layer needs 512 numbers for each image
+nn.Linear(512 -> nn.Dropout(0.2), nn.Linear(512
+    The output depends on chance in training mode
+return nn.Sequential(*layers) -> nn.Sequential(*layers)
+    The function gives NoneType, not a network: does it end with `return`?
+return nn.Sequential(*layers) -> return nn.Sequential
+    call it; add ().
+""",
 )
 
 

@@ -1,4 +1,4 @@
-"""The reader's whole network."""
+"""The judge of a reader's ResNet-34: layer by layer under the same weights, whatever the names inside."""
 
 import copy
 import functools
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from resnetbook import models, probes
-from resnetbook.checks.common import CheckFailed, call_reader, exercise, kept
+from resnetbook.checks.common import CheckFailed, call_reader, kept
 from resnetbook.checks.tracing import (
     Layer,
     LayerCall,
@@ -151,19 +151,21 @@ def _take_heads(calls: list[LayerCall], layers: list[Layer]) -> list[nn.Module]:
     return linears
 
 
-@exercise
-def resnet34(solution: Callable[[], nn.Module]) -> str:
-    """Check ``solution()``, a whole ResNet-34 for 3 channels and 1,000 classes, with any names inside.
+def judge_resnet34(build: Callable[[], nn.Module]) -> str:
+    """Compare ``build()``, a ResNet-34 for 3 channels and 1,000 classes, with the book's.
 
     Random weights of :func:`resnetbook.models.resnet34`, whose outputs are torchvision's, are copied
     into the reader's network layer by layer; then both must give the same logits, gradients and running
     statistics.
 
+    Returns:
+        What was compared.
+
     Raises:
         CheckFailed: if a layer is missing or too many, or something differs.
     """
     torch.manual_seed(0)
-    mine = call_reader(solution, describe="Building the network")
+    mine = call_reader(build, describe="Building the network")
     if not isinstance(mine, nn.Module):
         hint = "call it; add ()." if callable(mine) else "does it end with `return`?"
         raise CheckFailed(f"The function gives {type(mine).__name__}, not a network: {hint}")

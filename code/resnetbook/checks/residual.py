@@ -1,7 +1,6 @@
-"""The reader's blocks.
+"""The judge of a reader's residual block: by what it computes, next to the book's own with the same weights.
 
-A block is judged by what it computes, next to the book's own block with the same weights. How it is
-built is only looked at to find its weights, and to explain a mistake.
+How a block is built is only looked at to find its weights, and to explain a mistake.
 """
 
 import copy
@@ -18,7 +17,8 @@ from torch.nn import functional as F
 
 from resnetbook import blocks, probes
 from resnetbook.checks.building import BlockCase, new_block
-from resnetbook.checks.common import CheckFailed, call_reader, exercise
+from resnetbook.checks.common import CheckFailed, call_reader
+from resnetbook.checks.exercise import Slip, slips_in
 from resnetbook.checks.tracing import (
     Layer,
     LayerCall,
@@ -39,11 +39,12 @@ from resnetbook.checks.tracing import (
 
 
 @dataclass(frozen=True)
-class _Kind:
+class Kind:
     """What a kind of block is expected to look like."""
 
     trusted: type[nn.Module]
     kernels: tuple[int, ...]
+    forward: str  # what the trusted block computes, for the mistakes, which are edits of it
     cases: tuple[BlockCase, ...]
 
     def width(self, case: BlockCase) -> int:
@@ -62,9 +63,16 @@ class _Kind:
 
 
 # Few channels and many, odd sizes, new channels without a stride, a stride without new channels.
-_BASIC = _Kind(
+BASIC = Kind(
     blocks.BasicBlock,
     (3, 3),
+    """\
+def forward(self, x):
+    out = F.relu(self.bn1(self.conv1(x)))
+    out = self.bn2(self.conv2(out))
+    shortcut = self.downsample(x)
+    return F.relu(out + shortcut)
+""",
     (
         BlockCase(8, 8),
         BlockCase(8, 16, 2),
@@ -80,9 +88,17 @@ _BASIC = _Kind(
 )
 
 
-_BOTTLENECK = _Kind(
+BOTTLENECK = Kind(
     blocks.Bottleneck,
     (1, 3, 1),
+    """\
+def forward(self, x):
+    out = F.relu(self.bn1(self.conv1(x)))
+    out = F.relu(self.bn2(self.conv2(out)))
+    out = self.bn3(self.conv3(out))
+    shortcut = self.downsample(x)
+    return F.relu(out + shortcut)
+""",
     (
         BlockCase(32, 32),
         BlockCase(32, 64, 2),
@@ -98,21 +114,20 @@ _BOTTLENECK = _Kind(
 )
 
 
-def _split(kind: _Kind, case: BlockCase, layers: list[Layer], x: Tensor) -> tuple[list[Layer], list[Layer]]:
+def _split(kind: Kind, case: BlockCase, layers: list[Layer], x: Tensor) -> tuple[list[Layer], list[Layer]]:
     """The convolutions of F, and those of the shortcut: 1×1, from the block's input to out_channels."""
     seen = (x, x[:, :, :: case.stride, :: case.stride])
     heads = [layer for layer in layers if any(torch.equal(layer.call.input, y) for y in seen)]
-    shortcut = [
-        layer
-        for layer in heads
-        if layer.conv.kernel_size == (1, 1) and layer.conv.out_channels == case.out_channels
-    ]
+    # Whoever takes out_channels for the width inside projects to four times as many.
+    channels = (case.out_channels, 4 * case.out_channels)
+    shortcut = [la for la in heads if la.conv.kernel_size == (1, 1) and la.conv.out_channels in channels]
+    shortcut = [la for la in shortcut if la.conv.out_channels == max(s.conv.out_channels for s in shortcut)]
     if len(shortcut) == len(heads) and len(layers) - len(shortcut) < len(kind.kernels):
         shortcut = shortcut[1:]  # F must begin somewhere, and not behind an explicit padding
     return [layer for layer in layers if layer not in shortcut], shortcut
 
 
-def _wrong_wiring(kind: _Kind, case: BlockCase, block: nn.Module, calls: list[LayerCall]) -> str | None:
+def _wrong_wiring(kind: Kind, case: BlockCase, block: nn.Module, calls: list[LayerCall]) -> str | None:
     """Mistakes with layers that hold whatever the block computes."""
     own = list(block.modules())
     learned = [call.layer for call in calls if isinstance(call.layer, nn.Conv2d | nn.BatchNorm2d)]
@@ -152,7 +167,7 @@ def _wrong_leftovers(case: BlockCase, block: nn.Module, calls: list[LayerCall]) 
     return None
 
 
-def _wide_projection(kind: _Kind, case: BlockCase, chain: list[Layer], x: Tensor) -> str | None:
+def _wide_projection(kind: Kind, case: BlockCase, chain: list[Layer], x: Tensor) -> str | None:
     """A second convolution that sees the block's input and is no projection of 1×1."""
     heads = [layer for layer in chain if torch.equal(layer.call.input, x)]
     if len(heads) < 2 or not case.changes_shape:
@@ -166,7 +181,7 @@ def _wide_projection(kind: _Kind, case: BlockCase, chain: list[Layer], x: Tensor
 
 
 def _wrong_shortcut(
-    kind: _Kind, case: BlockCase, block: nn.Module, chain: list[Layer], x: Tensor
+    kind: Kind, case: BlockCase, block: nn.Module, chain: list[Layer], x: Tensor
 ) -> str | None:
     """Convolutions beside F that are no projection: none of them goes into F's, or comes out of them."""
     try:
@@ -204,7 +219,7 @@ def _wrong_shortcut(
     )
 
 
-def _wrong_convolutions(kind: _Kind, case: BlockCase, chain: list[Layer], x: Tensor) -> str | None:
+def _wrong_convolutions(kind: Kind, case: BlockCase, chain: list[Layer], x: Tensor) -> str | None:
     """Mistakes in which convolutions F has: then its weights cannot be copied."""
     kernels = [kernel(layer.conv) for layer in chain]
     wanted = [f"{k}×{k}" for k in kind.kernels]
@@ -232,14 +247,14 @@ def _wrong_convolutions(kind: _Kind, case: BlockCase, chain: list[Layer], x: Ten
             f"convolution {i + 1} of F must map {c_in} to {c_out} channels; yours maps {conv.in_channels} to "
             f"{conv.out_channels}. "
         )
-        if kind is _BOTTLENECK and chain[2].conv.out_channels == 4 * case.out_channels:
+        if kind is BOTTLENECK and chain[2].conv.out_channels == 4 * case.out_channels:
             return said + (
                 "out_channels is what comes out of the block; the width inside is a quarter of it, "
                 "out_channels // 4."
             )
-        if kind is _BOTTLENECK and chain[1].conv.in_channels == case.out_channels:
+        if kind is BOTTLENECK and chain[1].conv.in_channels == case.out_channels:
             return said + f"The expansion is forgotten: the 3×3 works at width out_channels // 4 = {width}."
-        if kind is _BOTTLENECK and chain[1].conv.in_channels == case.in_channels // 4:
+        if kind is BOTTLENECK and chain[1].conv.in_channels == case.in_channels // 4:
             return said + "The wrong width: it is out_channels // 4, whatever comes in."
         return said + "Check its channels."
     return None
@@ -282,39 +297,27 @@ def _wrong_norms(
     return None
 
 
-def _wrong_settings(kind: _Kind, case: BlockCase, chain: list[Layer], shortcut: list[Layer]) -> str | None:
+def _wrong_settings(kind: Kind, case: BlockCase, chain: list[Layer], shortcut: list[Layer]) -> str | None:
     """Mistakes with strides and paddings. Only asked for when the block is known to be wrong."""
     given = [layer.conv.stride[0] for layer in chain]
-    allowed = kind.strides(case)
-    if given not in allowed:
-        total = math.prod(given)
-        if case.stride == 1:
-            return f"the stride is ignored: stride=1 is asked for, and the convolutions of F have {given}."
-        if total == 1:
-            said = (
-                f"the stride is never applied in F: stride={case.stride} is asked for, and its convolutions "
-                f"have {given}."
-            )
-            return said + (
-                " To shrink the map, give the stride to a convolution; no pooling and no cutting are needed."
-            )
-        if sum(stride != 1 for stride in given) > 1:
+    if given not in kind.strides(case):
+        asked = f"stride={case.stride} is asked for, and the convolutions of F have {given}"
+        shrinking = [i for i, stride in enumerate(given) if stride != 1]
+        if not shrinking:
             return (
-                f"the stride is applied twice: the convolutions of F have {given}; only one may shrink the "
-                "map."
+                f"the stride is never applied in F: {asked}. To shrink the map, give the stride to a "
+                "convolution; no pooling and no cutting are needed."
             )
-        if total != case.stride:
-            return (
-                f"the stride is ignored: stride={case.stride} is asked for, and the convolutions of F have "
-                f"{given}."
-            )
-        place = next(i for i, stride in enumerate(given) if stride != 1) + 1
+        if len(shrinking) > 1 and case.stride != 1:
+            return f"the stride is applied twice: {asked}; only one may shrink the map."
+        if math.prod(given) != case.stride:
+            return f"the stride is ignored: {asked}."
         right = (
             "the first one"
-            if kind is _BASIC
+            if kind is BASIC
             else "the 3×3 (torchvision) or the first 1×1 (the original implementation)"
         )
-        which = ("first", "second", "last")[place - 1]
+        which = ("first", "second", "last")[shrinking[0]]
         return f"the stride is on the {which} convolution of F; it belongs on {right}."
     for layer in shortcut:
         if layer.conv.stride[0] != case.stride:
@@ -335,25 +338,22 @@ def _wrong_settings(kind: _Kind, case: BlockCase, chain: list[Layer], shortcut: 
     return None
 
 
-def _explain_crash(kind: _Kind, case: BlockCase, block: nn.Module, calls: list[LayerCall], x: Tensor) -> str:
+def _explain_crash(kind: Kind, case: BlockCase, block: nn.Module, calls: list[LayerCall], x: Tensor) -> str:
     """What may have led to an error inside forward: a guess from the layers, to stand behind the error."""
     layers, _ = layers_of(calls)
     chain, shortcut = _split(kind, case, layers, x)
-    # As many as F itself has of that shape, and one more for the projection.
-    of_that_shape = [
-        module
-        for module in block.modules()
-        if isinstance(module, nn.Conv2d)
-        and module.kernel_size == (1, 1)
-        and (module.in_channels, module.out_channels) == (case.in_channels, case.out_channels)
-    ]
-    inside = list(zip(kind.kernels, kind.channels(case), strict=True))
-    expected = 1 + inside.count((1, (case.in_channels, case.out_channels)))
     if wiring := _wrong_wiring(kind, case, block, calls):
         return f"Besides, {wiring}"
     if projection := _wide_projection(kind, case, chain, x):
         return projection
-    if case.changes_shape and len(of_that_shape) < expected and not shortcut and chain:
+    if len(chain) >= len(kind.kernels):
+        problem = _wrong_convolutions(kind, case, chain, x) or _wrong_settings(kind, case, chain, shortcut)
+        if problem:
+            return f"Look here: {problem}"
+        if not case.changes_shape:
+            return "Is it still the block's input that is added? See that forward does not overwrite x."
+    convs = [module for module in block.modules() if isinstance(module, nn.Conv2d)]
+    if case.changes_shape and len(convs) <= len(kind.kernels) and not shortcut and chain:
         if case.stride > 2:  # the cases with stride 2 come first
             return (
                 "A stride of 2 works, so look for a hard-coded 2: use stride, not 2, as in "
@@ -364,14 +364,10 @@ def _explain_crash(kind: _Kind, case: BlockCase, block: nn.Module, calls: list[L
             "create a 1×1 convolution with the block's stride, and its norm, whenever stride != 1 or "
             "in_channels != out_channels. See that nothing overwrites it with None."
         )
-    if len(chain) >= len(kind.kernels):
-        problem = _wrong_convolutions(kind, case, chain, x) or _wrong_settings(kind, case, chain, shortcut)
-        if problem:
-            return f"Look here: {problem}"
     return "Follow the shapes through forward, layer by layer."
 
 
-def _forward(kind: _Kind, case: BlockCase, block: nn.Module, x: Tensor, calls: list[LayerCall]) -> Tensor:
+def _forward(kind: Kind, case: BlockCase, block: nn.Module, x: Tensor, calls: list[LayerCall]) -> Tensor:
     """The output of the reader's block; an error becomes a message, and so does what is no Tensor."""
     before = x.detach().clone()
     try:
@@ -402,7 +398,7 @@ class _Rolled(nn.Module):
 
 
 def _trusted_blocks(
-    kind: _Kind, case: BlockCase, chain: list[Layer], shortcut: list[Layer]
+    kind: Kind, case: BlockCase, chain: list[Layer], shortcut: list[Layer]
 ) -> list[nn.Module]:
     """The book's blocks that the reader's may equal, with the reader's weights.
 
@@ -411,7 +407,7 @@ def _trusted_blocks(
     """
     shape = (case.in_channels, case.out_channels, case.stride)
     option = "B" if shortcut else "A"
-    places = ({},) if kind is _BASIC else ({"stride_on": "3x3"}, {"stride_on": "1x1"})
+    places = ({},) if kind is BASIC else ({"stride_on": "3x3"}, {"stride_on": "1x1"})
     found = [kind.trusted(*shape, shortcut=option, **place) for place in places]
     new = case.out_channels - case.in_channels
     if option == "A" and new > 0:
@@ -427,86 +423,92 @@ def _trusted_blocks(
     return found
 
 
-_NOT_RELU = {"LeakyReLU": F.leaky_relu, "ReLU6": F.relu6, "GELU": F.gelu, "SiLU": F.silu}
-_MISTAKES = {
-    "never": "the skip is never added: add the shortcut to F(x) before the last ReLU.",
-    "no last ReLU": "there is no ReLU at the end: it comes after the addition.",
-    "after": "the skip is added after the last ReLU: add it first, then apply ReLU to the sum.",
-    "early ReLU": (
-        "there is an extra ReLU before the addition, so F(x) cannot be negative: the last norm is followed "
-        "by the addition, and one ReLU after it."
-    ),
-    "no ReLU 0": "the ReLU is missing between the first and the second convolution.",
-    "no ReLU 1": "the ReLU is missing between the second and the last convolution.",
-    "no ReLU inside": "the ReLU is missing between the convolutions of F.",
-    "minus": "the shortcut is subtracted; it must be added.",
-    "reversed": "F(x) is subtracted from the shortcut; both must be added.",
-    "times": "F(x) and the shortcut are multiplied; they must be added.",
-    "maximum": "the larger of F(x) and the shortcut is taken; they must be added.",
-    "ReLU on skip": "a ReLU is applied to the shortcut: what it gives is added as it is.",
-    "ReLU in projection": "a ReLU stands on the shortcut, between the projection and its norm: leave it out.",
-    "overwritten": (
-        "what is added is not the block's input but what the first convolution made of it: forward "
-        "overwrites x. Keep the input under a name of its own."
-    ),
-    "doubled": "F(x) is added to itself: forward overwrites x. Keep the input under a name of its own.",
-    "norm after": "the last batch norm comes after the addition; it belongs before it.",
-    "ReLU before norm": "ReLU comes before the batch norm; the order is convolution, norm, ReLU.",
-    **{f"{name} inside": f"a {name} stands between the convolutions instead of ReLU." for name in _NOT_RELU},
-    **{f"{name} last": f"a {name} stands after the addition instead of ReLU." for name in _NOT_RELU},
-}
-
-
-def _mistaken(block: nn.Module, x: Tensor, mistakes: tuple[str, ...]) -> Tensor:
-    """What the block would put out if it had been built with these mistakes, in evaluation mode."""
-    inside, last = (
-        next((relu for name, relu in _NOT_RELU.items() if f"{name} {place}" in mistakes), F.relu)
-        for place in ("inside", "last")
+# Edits of a forward, in the order in which they are tried: alone, and then two together.
+_MISTAKES = slips_in(
+    """
+out + shortcut -> out
+    the skip is never added: add the shortcut to F(x) before the last ReLU.
+return F.relu( -> return (
+    there is no ReLU at the end: it comes after the addition.
+F.relu(out + shortcut) -> F.relu(out) + shortcut
+    the skip is added after the last ReLU: add it first, then apply ReLU to the sum.
+F.relu(self.bn -> (self.bn
+    the ReLU is missing between the convolutions of F.
+F.relu(self.bn1(self.conv1(x))) -> self.bn1(self.conv1(x))
+    the ReLU is missing between the first and the second convolution.
+F.relu(self.bn2(self.conv2(out))) -> self.bn2(self.conv2(out))
+    the ReLU is missing between the second and the last convolution.
+out + shortcut -> out - shortcut
+    the shortcut is subtracted; it must be added.
+out + shortcut -> shortcut - out
+    F(x) is subtracted from the shortcut; both must be added.
+out + shortcut -> out * shortcut
+    F(x) and the shortcut are multiplied; they must be added.
+out + shortcut -> torch.maximum(out, shortcut)
+    the larger of F(x) and the shortcut is taken; they must be added.
+out + shortcut -> out + out
+    F(x) is added to itself: forward overwrites x. Keep the input under a name of its own.
+F.relu(out -> F.relu(F.relu(out)
+    there is an extra ReLU before the addition, so F(x) cannot be negative: the last norm is followed by the
+    addition, and one ReLU after it.
+= self.downsample(x) -> = F.relu(self.downsample(x))
+    a ReLU is applied to the shortcut: what it gives is added as it is.
+= self.downsample(x) -> = self.downsample[1](F.relu(self.downsample[0](x)))
+    a ReLU stands on the shortcut, between the projection and its norm: leave it out.
+out = F.relu(self.bn1 -> x = out = F.relu(self.bn1
+    what is added is not the block's input but what the first convolution made of it: forward overwrites x.
+    Keep the input under a name of its own.
+= self.bn2(self.conv2(out)) -> = self.conv2(out)
+(out + shortcut) -> (self.bn2(out + shortcut))
+or
+= self.bn3(self.conv3(out)) -> = self.conv3(out)
+(out + shortcut) -> (self.bn3(out + shortcut))
+    the last batch norm comes after the addition; it belongs before it.
+F.relu(self.bn1(self.conv1(x))) -> self.bn1(F.relu(self.conv1(x)))
+F.relu(self.bn2(self.conv2(out))) -> self.bn2(F.relu(self.conv2(out)))
+or
+F.relu(self.bn1(self.conv1(x))) -> self.bn1(F.relu(self.conv1(x)))
+F.relu(self.bn2(self.conv2(out))) -> self.bn2(F.relu(self.conv2(out)))
+self.bn3(self.conv3(out)) -> self.bn3(F.relu(self.conv3(out)))
+or
+F.relu(self.bn1(self.conv1(x))) -> self.bn1(F.relu(self.conv1(x)))
+or
+F.relu(self.bn1(self.conv1(x))) -> self.bn1(F.relu(self.conv1(x)))
+= self.bn2(self.conv2(out)) -> = self.bn2(F.relu(self.conv2(out)))
+    ReLU comes before the batch norm; the order is convolution, norm, ReLU.
+"""
+    + "".join(
+        f"""
+F.relu(self.bn -> F.{function}(self.bn
+    a {name} stands between the convolutions instead of ReLU.
+return F.relu( -> return F.{function}(
+    a {name} stands after the addition instead of ReLU.
+"""
+        for name, function in (
+            ("LeakyReLU", "leaky_relu"),
+            ("ReLU6", "relu6"),
+            ("GELU", "gelu"),
+            ("SiLU", "silu"),
+        )
     )
-    pairs = trusted_layers(block)
-    pairs = pairs[: 3 if isinstance(block, blocks.Bottleneck) else 2]
-    shortcut = block.downsample(x)
-    if isinstance(block.downsample, nn.Sequential):
-        conv, norm = block.downsample
-        if "ReLU in projection" in mistakes:
-            shortcut = norm(F.relu(conv(x)))
-    out = x
-    for i, (conv, norm) in enumerate(pairs):
-        out = conv(out)
-        if i == len(pairs) - 1:
-            break
-        if "ReLU before norm" in mistakes:
-            out = norm(F.relu(out))
-            continue
-        out = norm(out)
-        if not {f"no ReLU {i}", "no ReLU inside"} & set(mistakes):
-            out = inside(out)
-        if i == 0 and "overwritten" in mistakes:
-            shortcut = out
-    if "ReLU on skip" in mistakes:
-        shortcut = F.relu(shortcut)
-    if "norm after" in mistakes:
-        out = norm(out + shortcut)
-    else:
-        out = norm(out)
-        if {"early ReLU", "after"} & set(mistakes):
-            out = F.relu(out)
-        joined = {
-            "never": lambda: out,
-            "minus": lambda: out - shortcut,
-            "reversed": lambda: shortcut - out,
-            "times": lambda: out * shortcut,
-            "maximum": lambda: torch.maximum(out, shortcut),
-            "doubled": lambda: 2 * out,
-        }
-        out = next((joined[m] for m in mistakes if m in joined), lambda: out + shortcut)()
-    return out if {"no last ReLU", "after"} & set(mistakes) else last(out)
+)
 
 
-def _factors(trusted: nn.Module, x: Tensor, output: Tensor) -> str | None:
+def _mistaken(kind: Kind, block: nn.Module, x: Tensor, *slips: Slip) -> Tensor | None:
+    """What the block would put out with these mistakes in its forward; nothing where they do not fit."""
+    source, scope = kind.forward, {"F": F, "torch": torch}
+    try:
+        for slip in slips:
+            source = slip.applied_to(source)
+        exec(source, scope)
+        return scope["forward"](block, x)
+    except (ValueError, RuntimeError, TypeError):
+        return None
+
+
+def _factors(block: nn.Module, x: Tensor, residual: Tensor, output: Tensor) -> str | None:
     """The factors on F(x) and on the shortcut that would give just this output in evaluation mode."""
-    shortcut = trusted.downsample(x)
-    residual = _mistaken(trusted, x, ("never", "no last ReLU"))
+    shortcut = block.downsample(x)
     shown = output > 0  # elsewhere ReLU hides the sum
     terms = torch.stack([residual[shown], shortcut[shown]], dim=1)
     a, b = torch.linalg.lstsq(terms, output[shown]).solution
@@ -515,25 +517,20 @@ def _factors(trusted: nn.Module, x: Tensor, output: Tensor) -> str | None:
     return None
 
 
-def _explain_output(trusted: nn.Module, x: Tensor, output: Tensor) -> str | None:
+def _explain_output(kind: Kind, block: nn.Module, x: Tensor, output: Tensor) -> str | None:
     """The mistake, or the two mistakes, that would give just this output in evaluation mode."""
-    trusted.eval()
-    # A basic block has nothing between a second and a last convolution.
-    known = [name for name in _MISTAKES if name != "no ReLU 1" or isinstance(trusted, blocks.Bottleneck)]
+    block.eval()
     with torch.no_grad():
-        for number in (1, 2):
-            for mistakes in itertools.combinations(known, number):
-                try:
-                    guess = _mistaken(trusted, x, mistakes)
-                except RuntimeError:
-                    continue  # shapes that do not fit: not this mistake
-                if same(output, guess):
-                    return " And ".join(_MISTAKES[mistake] for mistake in mistakes)
-        return _factors(trusted, x, output) if output.shape == trusted(x).shape else None
+        for slips in (*((slip,) for slip in _MISTAKES), *itertools.combinations(_MISTAKES, 2)):
+            guess = _mistaken(kind, block, x, *slips)
+            if guess is not None and same(output, guess):
+                return " And ".join(slip.message for slip in slips)
+        residual = _mistaken(kind, block, x, Slip((("return F.relu(out + shortcut)", "return out"),), "F(x)"))
+        return _factors(block, x, residual, output) if output.shape == residual.shape else None
 
 
 def _explain(
-    kind: _Kind,
+    kind: Kind,
     case: BlockCase,
     block: nn.Module,
     calls: list[LayerCall],
@@ -561,7 +558,7 @@ def _explain(
         return said + hint
     if different == "output in evaluation mode":
         for reference in references:
-            if mistake := _explain_output(reference, x, given[different]):
+            if mistake := _explain_output(kind, reference, x, given[different]):
                 return mistake
     if different == "output in training mode":
         return (
@@ -576,7 +573,7 @@ def _explain(
 
 
 def _shape_problem(
-    kind: _Kind, case: BlockCase, out: Tensor, chain: list[Layer], shortcut: list[Layer]
+    kind: Kind, case: BlockCase, out: Tensor, chain: list[Layer], shortcut: list[Layer]
 ) -> str:
     channels = out.shape[1] if out.dim() == 4 else None
     if channels in (2 * case.out_channels, case.in_channels + case.out_channels):
@@ -587,7 +584,7 @@ def _shape_problem(
 
 
 def _check_case(
-    kind: _Kind, case: BlockCase, cls: Callable[..., nn.Module], generator: torch.Generator
+    kind: Kind, case: BlockCase, cls: Callable[..., nn.Module], generator: torch.Generator
 ) -> str:
     """Compare the reader's block with the trusted one in one case; returns the shortcut's option."""
     block = new_block(cls, case)
@@ -640,9 +637,18 @@ def _check_case(
     return "" if not case.changes_shape else "B" if shortcut else "A"
 
 
-def _check_block(cls: Callable[..., nn.Module], kind: _Kind) -> str:
-    """Compare the reader's block with the trusted one in every case, and say what was compared."""
-    name = kind.trusted.__name__
+def judge_block(cls: Callable[..., nn.Module], kind: Kind) -> str:
+    """Compare a block, ``cls(in_channels, out_channels, stride=1)``, with the trusted one in every case.
+
+    Where the shape changes, the shortcut may be a projection (option B) or zero padding (option A). The
+    stride of a bottleneck may be on the 3×3 (torchvision) or on the first 1×1 (the original implementation).
+
+    Returns:
+        What was compared.
+
+    Raises:
+        CheckFailed: if the block differs, naming the mistake where it is a known one.
+    """
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
     printed = io.StringIO()
@@ -661,41 +667,12 @@ def _check_block(cls: Callable[..., nn.Module], kind: _Kind) -> str:
     if printed.getvalue():
         raise CheckFailed(
             f"The block computes the right thing, but it prints {printed.getvalue().splitlines()[0]!r} on "
-            "the way: "
-            "remove the forgotten print, or every training step will repeat it."
+            "the way: remove the forgotten print, or every training step will repeat it."
         )
     used = {"A": "zero padding (option A)", "B": "a projection (option B)"}
     shortcuts = " or ".join(used[option] for option in sorted(options - {""}))
-    but = not_by_hand(new_block(cls, kind.cases[0]))
     return (
-        f"with the same weights your block and the book's {name} agree in {len(kind.cases)} cases, in "
-        "training and in evaluation mode: outputs, gradients and running statistics. "
-        f"Where shapes change, it uses {shortcuts}.{but}"
+        f"with the same weights your block and the book's {kind.trusted.__name__} agree in "
+        f"{len(kind.cases)} cases, in training and in evaluation mode: outputs, gradients and running "
+        f"statistics. Where shapes change, it uses {shortcuts}.{not_by_hand(new_block(cls, kind.cases[0]))}"
     )
-
-
-@exercise
-def residual_block(solution: Callable[..., nn.Module]) -> str:
-    """Check a basic block, ``solution(in_channels, out_channels, stride=1)``.
-
-    It is compared with :class:`resnetbook.blocks.BasicBlock` under copied random weights. Where the
-    shape changes, the shortcut may be a projection (option B) or zero padding (option A).
-
-    Raises:
-        CheckFailed: if the block differs, naming the mistake where it is a known one.
-    """
-    return _check_block(solution, _BASIC)
-
-
-@exercise
-def bottleneck(solution: Callable[..., nn.Module]) -> str:
-    """Check a bottleneck block, ``solution(in_channels, out_channels, stride=1)``.
-
-    ``out_channels`` is what comes out; the 3×3 convolution works at a quarter of it. The stride may be
-    on the 3×3 (torchvision) or on the first 1×1 (the original implementation). Compared as
-    :func:`residual_block` does.
-
-    Raises:
-        CheckFailed: if the block differs, naming the mistake where it is a known one.
-    """
-    return _check_block(solution, _BOTTLENECK)
