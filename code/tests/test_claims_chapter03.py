@@ -233,12 +233,13 @@ def differences(pairs: list[tuple[str, str]]) -> dict[tuple[str, str, str], tupl
 
 
 def assert_printed(found: dict, labels: dict[str, str]) -> None:
-    for (measure, first, second), (difference, verdict) in found.items():
+    for (_, first, second), (difference, verdict) in found.items():
         low, high = difference.interval
+        said = {"clear": "clear stands", "clear alone": "clear –", "not clear": "not clear –"}[verdict]
         claim(
             "03",
-            f"{measure}, {labels[first]} → {labels[second]}: "
-            f"{difference.mean:+.3f}, interval {low:+.3f} to {high:+.3f}: {verdict}",
+            f"{labels[first]} → {labels[second]} {difference.mean:+.3f} {difference.error:.3f} "
+            f"{low:+.3f} to {high:+.3f} {said}",
         )
 
 
@@ -334,6 +335,6 @@ def test_the_paths_that_carry_the_gradient():
 
     # One F with He weights doubles a mean square. PyTorch's own weights have a variance of 1 / (3 · width),
     # a sixth of He's, in each of two layers.
-    claim("03", "gradient, small weights mean length 3", abs(mean_length(2 / 36) - 3) < 1)
-    claim("03", "gradient, He weights mean length 33", abs(mean_length(2) - 33) < 1)
+    claim("03", "gradient, small weights 3", abs(mean_length(2 / 36) - 3) < 1)
+    claim("03", "gradient, He weights 33", abs(mean_length(2) - 33) < 1)
     claim("03", "With He weights it is the long ones that win", mean_length(2) > NUM_BLOCKS / 2 + 5)
