@@ -502,8 +502,6 @@ nn.ReLU() -> nn.Identity()
 nn.Linear(512, 1000) -> nn.Linear(512, 10)
     The head must be one linear layer from 512 to 1,000, with a bias
 nn.Linear(512, 1000) -> nn.Linear(512, 1000), nn.Softmax(1)
-or
-nn.AdaptiveAvgPool2d(1) -> nn.AdaptiveMaxPool2d(1)
     All convolutions agree, so look behind the last one
 nn.AdaptiveAvgPool2d(1) -> nn.AvgPool2d(7)
     nn.AdaptiveAvgPool2d(1) averages over maps of every size.

@@ -45,7 +45,7 @@ class Kind:
     trusted: type[nn.Module]
     kernels: tuple[int, ...]
     forward: str  # what the trusted block computes, for the mistakes, which are edits of it
-    cases: tuple[BlockCase, ...]
+    cases: tuple[tuple, ...]  # of BlockCase
 
     def width(self, case: BlockCase) -> int:
         return case.out_channels // self.trusted.expansion
@@ -73,18 +73,8 @@ def forward(self, x):
     shortcut = self.downsample(x)
     return F.relu(out + shortcut)
 """,
-    (
-        BlockCase(8, 8),
-        BlockCase(8, 16, 2),
-        BlockCase(12, 12, 2),
-        BlockCase(6, 12, 1, (5, 4)),
-        BlockCase(5, 10, 2, (7, 5)),
-        BlockCase(16, 16, 1, (1, 3)),
-        BlockCase(8, 8, 3, (7, 8)),
-        BlockCase(96, 96, 1, (4, 4)),
-        BlockCase(64, 128, 2, (8, 8)),
-        BlockCase(256, 512, 2, (3, 2)),
-    ),
+    ((8, 8), (8, 16, 2), (12, 12, 2), (6, 12, 1, (5, 4)), (5, 10, 2, (7, 5)), (16, 16, 1, (1, 3)))
+    + ((8, 8, 3, (7, 8)), (96, 96, 1, (4, 4)), (64, 128, 2, (8, 8)), (256, 512, 2, (3, 2))),
 )
 
 
@@ -99,19 +89,25 @@ def forward(self, x):
     shortcut = self.downsample(x)
     return F.relu(out + shortcut)
 """,
-    (
-        BlockCase(32, 32),
-        BlockCase(32, 64, 2),
-        BlockCase(24, 24, 2),
-        BlockCase(12, 48, 1, (5, 4)),  # as in conv2_x, the input has the width of the 3×3 convolution
-        BlockCase(20, 40, 2, (7, 5)),
-        BlockCase(16, 16, 1, (1, 3)),
-        BlockCase(16, 16, 3, (7, 8)),
-        BlockCase(256, 256, 1, (4, 4)),
-        BlockCase(256, 512, 2, (8, 8)),
-        BlockCase(512, 1024, 2, (3, 2)),
-    ),
+    # In the fourth, as in conv2_x, the input has the width of the 3×3 convolution.
+    ((32, 32), (32, 64, 2), (24, 24, 2), (12, 48, 1, (5, 4)), (20, 40, 2, (7, 5)), (16, 16, 1, (1, 3)))
+    + ((16, 16, 3, (7, 8)), (256, 256, 1, (4, 4)), (256, 512, 2, (8, 8)), (512, 1024, 2, (3, 2))),
 )
+
+
+@dataclass
+class _Run:
+    """A block of a reader, and the layers that ran in it."""
+
+    kind: Kind
+    case: BlockCase
+    block: nn.Module
+    x: Tensor
+    calls: list[LayerCall]
+
+    def __post_init__(self) -> None:
+        layers, self.left_over = layers_of(self.calls)
+        self.chain, self.shortcut = _split(self.kind, self.case, layers, self.x)
 
 
 def _split(kind: Kind, case: BlockCase, layers: list[Layer], x: Tensor) -> tuple[list[Layer], list[Layer]]:
@@ -127,10 +123,10 @@ def _split(kind: Kind, case: BlockCase, layers: list[Layer], x: Tensor) -> tuple
     return [layer for layer in layers if layer not in shortcut], shortcut
 
 
-def _wrong_wiring(kind: Kind, case: BlockCase, block: nn.Module, calls: list[LayerCall]) -> str | None:
+def _wrong_wiring(run: _Run) -> str | None:
     """Mistakes with layers that hold whatever the block computes."""
-    own = list(block.modules())
-    learned = [call.layer for call in calls if isinstance(call.layer, nn.Conv2d | nn.BatchNorm2d)]
+    own = list(run.block.modules())
+    learned = [call.layer for call in run.calls if isinstance(call.layer, nn.Conv2d | nn.BatchNorm2d)]
     for layer in learned:
         what = f"{kernel(layer)} convolution" if isinstance(layer, nn.Conv2d) else "batch norm"
         if not any(layer is module for module in own):
@@ -151,28 +147,25 @@ def _wrong_wiring(kind: Kind, case: BlockCase, block: nn.Module, calls: list[Lay
     return None
 
 
-def _wrong_leftovers(case: BlockCase, block: nn.Module, calls: list[LayerCall]) -> str | None:
+def _wrong_leftovers(run: _Run) -> str | None:
     """A layer that is registered and never runs."""
-    for name, module in block.named_modules():
-        if isinstance(module, nn.Conv2d | nn.BatchNorm2d) and not any(call.layer is module for call in calls):
-            reason = (
-                ""
-                if case.changes_shape
-                else " Where the shape stays, the shortcut is the identity, without parameters."
-            )
+    used = [call.layer for call in run.calls]
+    for name, module in run.block.named_modules():
+        if isinstance(module, nn.Conv2d | nn.BatchNorm2d) and not any(layer is module for layer in used):
+            stays = " Where the shape stays, the shortcut is the identity, without parameters."
             return (
                 f"self.{name} is created and never runs, but counts as parameters. Use it in forward, by "
-                f"calling it, or do not create it.{reason}"
+                f"calling it, or do not create it.{stays * (not run.case.changes_shape)}"
             )
     return None
 
 
-def _wide_projection(kind: Kind, case: BlockCase, chain: list[Layer], x: Tensor) -> str | None:
+def _wide_projection(run: _Run) -> str | None:
     """A second convolution that sees the block's input and is no projection of 1×1."""
-    heads = [layer for layer in chain if torch.equal(layer.call.input, x)]
-    if len(heads) < 2 or not case.changes_shape:
+    heads = [layer for layer in run.chain if torch.equal(layer.call.input, run.x)]
+    if len(heads) < 2 or not run.case.changes_shape:
         return None
-    first = (kind.kernels[0],) * 2
+    first = (run.kind.kernels[0],) * 2
     conv = next((layer.conv for layer in heads if layer.conv.kernel_size != first), heads[-1].conv)
     return (
         f"A projection on the shortcut is a 1×1 convolution to out_channels; yours is {kernel(conv)}, to "
@@ -180,15 +173,13 @@ def _wide_projection(kind: Kind, case: BlockCase, chain: list[Layer], x: Tensor)
     )
 
 
-def _wrong_shortcut(
-    kind: Kind, case: BlockCase, block: nn.Module, chain: list[Layer], x: Tensor
-) -> str | None:
+def _wrong_shortcut(run: _Run) -> str | None:
     """Convolutions beside F that are no projection: none of them goes into F's, or comes out of them."""
     try:
-        before = depends_on(block, x)
+        before = depends_on(run.block, run.x)
     except RuntimeError:
         return None
-    convs = [layer.conv for layer in chain if layer.conv in before]
+    convs = [layer.conv for layer in run.chain + run.shortcut if layer.conv in before]
     heads = [conv for conv in convs if not before[conv] & set(convs)]
     if len(heads) != 2:
         return None
@@ -196,13 +187,13 @@ def _wrong_shortcut(
     if set(map(id, ways[0])) & set(map(id, ways[1])):
         return None
     # The one that is F is as long as F; the other is the shortcut.
-    wanted = [f"{k}×{k}" for k in kind.kernels]
+    wanted = [f"{k}×{k}" for k in run.kind.kernels]
     sides = [way for way in ways if [kernel(conv) for conv in way] != wanted]
     if len(sides) != 1:
         return None
     (side,) = sides
     shown = ", ".join(kernel(conv) for conv in side)
-    if not case.changes_shape:
+    if not run.case.changes_shape:
         return (
             f"there is a {shown} convolution on the shortcut. Where the shape stays, the shortcut is the "
             "identity, without any layer."
@@ -211,7 +202,7 @@ def _wrong_shortcut(
         return (
             f"the shortcut runs {len(side)} convolutions, {shown}; a projection is one, of 1×1, and its norm."
         )
-    if side[0].kernel_size != (1, 1) or side[0].out_channels != case.out_channels:
+    if side[0].kernel_size != (1, 1) or side[0].out_channels != run.case.out_channels:
         return None  # said elsewhere
     return (
         "the projection does not read the block's input as it is. Nothing stands before it on the shortcut, "
@@ -219,10 +210,10 @@ def _wrong_shortcut(
     )
 
 
-def _wrong_convolutions(kind: Kind, case: BlockCase, chain: list[Layer], x: Tensor) -> str | None:
+def _wrong_convolutions(run: _Run) -> str | None:
     """Mistakes in which convolutions F has: then its weights cannot be copied."""
-    kernels = [kernel(layer.conv) for layer in chain]
-    wanted = [f"{k}×{k}" for k in kind.kernels]
+    kernels = [kernel(layer.conv) for layer in run.chain]
+    wanted = [f"{k}×{k}" for k in run.kind.kernels]
     if kernels != wanted:
         said = (
             f"F must run {', '.join(wanted)} convolutions in this order; yours runs "
@@ -230,12 +221,11 @@ def _wrong_convolutions(kind: Kind, case: BlockCase, chain: list[Layer], x: Tens
         )
         if sorted(kernels) == sorted(wanted):
             return said + " They are swapped: the 3×3 stands in the middle, where the channels are few."
-        if not chain:
+        if not run.chain:
             return said + " Build them from nn.Conv2d, and call them in forward."
-        projection = _wide_projection(kind, case, chain, x)
-        return projection or said
-    width = kind.width(case)
-    for i, (layer, (c_in, c_out)) in enumerate(zip(chain, kind.channels(case), strict=True)):
+        return _wide_projection(run) or said
+    width = run.kind.width(run.case)
+    for i, (layer, (c_in, c_out)) in enumerate(zip(run.chain, run.kind.channels(run.case), strict=True)):
         conv = layer.conv
         if (conv.in_channels, conv.out_channels) == (c_in, c_out) and conv.groups == 1:
             continue
@@ -247,25 +237,23 @@ def _wrong_convolutions(kind: Kind, case: BlockCase, chain: list[Layer], x: Tens
             f"convolution {i + 1} of F must map {c_in} to {c_out} channels; yours maps {conv.in_channels} to "
             f"{conv.out_channels}. "
         )
-        if kind is BOTTLENECK and chain[2].conv.out_channels == 4 * case.out_channels:
+        if run.kind is BOTTLENECK and run.chain[2].conv.out_channels == 4 * run.case.out_channels:
             return said + (
                 "out_channels is what comes out of the block; the width inside is a quarter of it, "
                 "out_channels // 4."
             )
-        if kind is BOTTLENECK and chain[1].conv.in_channels == case.out_channels:
+        if run.kind is BOTTLENECK and run.chain[1].conv.in_channels == run.case.out_channels:
             return said + f"The expansion is forgotten: the 3×3 works at width out_channels // 4 = {width}."
-        if kind is BOTTLENECK and chain[1].conv.in_channels == case.in_channels // 4:
+        if run.kind is BOTTLENECK and run.chain[1].conv.in_channels == run.case.in_channels // 4:
             return said + "The wrong width: it is out_channels // 4, whatever comes in."
         return said + "Check its channels."
     return None
 
 
-def _wrong_norms(
-    case: BlockCase, chain: list[Layer], shortcut: list[Layer], left_over: list[LayerCall], x: Tensor
-) -> str | None:
+def _wrong_norms(run: _Run) -> str | None:
     """Mistakes in which norms there are, and a projection where none belongs."""
-    if any(torch.equal(call.input, x) for call in left_over):
-        if torch.equal(chain[0].call.input, x):
+    if any(torch.equal(call.input, run.x) for call in run.left_over):
+        if torch.equal(run.chain[0].call.input, run.x):
             return (
                 "there is a batch norm on the shortcut. Where the shape stays, the shortcut is the identity, "
                 "without any layer."
@@ -274,58 +262,58 @@ def _wrong_norms(
             "a batch norm comes before its convolution: that is the pre-activation block (v2). Here the "
             "order is convolution, norm, ReLU."
         )
-    if len(shortcut) > 1 or (shortcut and not case.changes_shape):
+    if len(run.shortcut) > 1 or (run.shortcut and not run.case.changes_shape):
         return (
             "there is a projection where none is needed (option C). Where input and output have the same "
             "shape, the shortcut is the identity; build the projection only if stride != 1 or the channels "
             "change."
         )
-    for i, layer in enumerate(chain):
+    for i, layer in enumerate(run.chain):
         if layer.norm is None:
-            where = "the last convolution" if i == len(chain) - 1 else f"convolution {i + 1}"
+            where = "the last convolution" if i == len(run.chain) - 1 else f"convolution {i + 1}"
             return (
                 f"a batch norm is missing after {where} of F: each convolution has a BatchNorm2d of its own."
             )
-    for layer in shortcut:
+    for layer in run.shortcut:
         if layer.norm is None:
             return "the projection is not normalized: a BatchNorm2d follows its 1×1 convolution."
-    if left_over:
+    if run.left_over:
         return "there is a batch norm too many: one follows each convolution, and nothing else."
-    for layer in chain + shortcut:
+    for layer in run.chain + run.shortcut:
         if problem := unusual_norm(layer.norm):
             return problem
     return None
 
 
-def _wrong_settings(kind: Kind, case: BlockCase, chain: list[Layer], shortcut: list[Layer]) -> str | None:
+def _wrong_settings(run: _Run) -> str | None:
     """Mistakes with strides and paddings. Only asked for when the block is known to be wrong."""
-    given = [layer.conv.stride[0] for layer in chain]
-    if given not in kind.strides(case):
-        asked = f"stride={case.stride} is asked for, and the convolutions of F have {given}"
+    given = [layer.conv.stride[0] for layer in run.chain]
+    if given not in run.kind.strides(run.case):
+        asked = f"stride={run.case.stride} is asked for, and the convolutions of F have {given}"
         shrinking = [i for i, stride in enumerate(given) if stride != 1]
         if not shrinking:
             return (
                 f"the stride is never applied in F: {asked}. To shrink the map, give the stride to a "
                 "convolution; no pooling and no cutting are needed."
             )
-        if len(shrinking) > 1 and case.stride != 1:
+        if len(shrinking) > 1 and run.case.stride != 1:
             return f"the stride is applied twice: {asked}; only one may shrink the map."
-        if math.prod(given) != case.stride:
+        if math.prod(given) != run.case.stride:
             return f"the stride is ignored: {asked}."
         right = (
             "the first one"
-            if kind is BASIC
+            if run.kind is BASIC
             else "the 3×3 (torchvision) or the first 1×1 (the original implementation)"
         )
         which = ("first", "second", "last")[shrinking[0]]
         return f"the stride is on the {which} convolution of F; it belongs on {right}."
-    for layer in shortcut:
-        if layer.conv.stride[0] != case.stride:
+    for layer in run.shortcut:
+        if layer.conv.stride[0] != run.case.stride:
             return (
                 f"the projection has stride {layer.conv.stride[0]}; it needs the block's stride, "
-                f"{case.stride}."
+                f"{run.case.stride}."
             )
-    for layer in chain + shortcut:
+    for layer in run.chain + run.shortcut:
         conv = layer.conv
         right = conv.kernel_size[0] // 2
         if conv.padding not in ((right, right), "same") and not (conv.padding == "valid" and right == 0):
@@ -338,23 +326,20 @@ def _wrong_settings(kind: Kind, case: BlockCase, chain: list[Layer], shortcut: l
     return None
 
 
-def _explain_crash(kind: Kind, case: BlockCase, block: nn.Module, calls: list[LayerCall], x: Tensor) -> str:
+def _explain_crash(run: _Run) -> str:
     """What may have led to an error inside forward: a guess from the layers, to stand behind the error."""
-    layers, _ = layers_of(calls)
-    chain, shortcut = _split(kind, case, layers, x)
-    if wiring := _wrong_wiring(kind, case, block, calls):
+    if wiring := _wrong_wiring(run):
         return f"Besides, {wiring}"
-    if projection := _wide_projection(kind, case, chain, x):
+    if projection := _wide_projection(run):
         return projection
-    if len(chain) >= len(kind.kernels):
-        problem = _wrong_convolutions(kind, case, chain, x) or _wrong_settings(kind, case, chain, shortcut)
-        if problem:
+    if len(run.chain) >= len(run.kind.kernels):
+        if problem := _wrong_convolutions(run) or _wrong_settings(run):
             return f"Look here: {problem}"
-        if not case.changes_shape:
+        if not run.case.changes_shape:
             return "Is it still the block's input that is added? See that forward does not overwrite x."
-    convs = [module for module in block.modules() if isinstance(module, nn.Conv2d)]
-    if case.changes_shape and len(convs) <= len(kind.kernels) and not shortcut and chain:
-        if case.stride > 2:  # the cases with stride 2 come first
+    convs = [module for module in run.block.modules() if isinstance(module, nn.Conv2d)]
+    if run.case.changes_shape and len(convs) <= len(run.kind.kernels) and not run.shortcut and run.chain:
+        if run.case.stride > 2:  # the cases with stride 2 come first
             return (
                 "A stride of 2 works, so look for a hard-coded 2: use stride, not 2, as in "
                 "x[:, :, ::stride, ::stride] and in stride != 1."
@@ -373,7 +358,9 @@ def _forward(kind: Kind, case: BlockCase, block: nn.Module, x: Tensor, calls: li
     try:
         out = call_reader(block, x, describe=f"forward ({case}, input {tuple(x.shape)})")
     except CheckFailed as failed:
-        raise CheckFailed(f"{failed}. {_explain_crash(kind, case, block, calls, x)}") from failed.__cause__
+        raise CheckFailed(
+            f"{failed}. {_explain_crash(_Run(kind, case, block, x, calls))}"
+        ) from failed.__cause__
     if isinstance(out, tuple | list):
         raise CheckFailed(f"forward gives a {type(out).__name__}, not a Tensor: return one Tensor.")
     if not isinstance(out, Tensor):
@@ -397,26 +384,24 @@ class _Rolled(nn.Module):
         return torch.roll(self.padding(x), self.shift, dims=1)
 
 
-def _trusted_blocks(
-    kind: Kind, case: BlockCase, chain: list[Layer], shortcut: list[Layer]
-) -> list[nn.Module]:
+def _trusted_blocks(run: _Run) -> list[nn.Module]:
     """The book's blocks that the reader's may equal, with the reader's weights.
 
     More than one, because the paper leaves open where a zero padding stands, and because the stride of
     a bottleneck may be on either of two convolutions.
     """
-    shape = (case.in_channels, case.out_channels, case.stride)
-    option = "B" if shortcut else "A"
-    places = ({},) if kind is BASIC else ({"stride_on": "3x3"}, {"stride_on": "1x1"})
-    found = [kind.trusted(*shape, shortcut=option, **place) for place in places]
-    new = case.out_channels - case.in_channels
+    shape = (run.case.in_channels, run.case.out_channels, run.case.stride)
+    option = "B" if run.shortcut else "A"
+    places = ({},) if run.kind is BASIC else ({"stride_on": "3x3"}, {"stride_on": "1x1"})
+    found = [run.kind.trusted(*shape, shortcut=option, **place) for place in places]
+    new = run.case.out_channels - run.case.in_channels
     if option == "A" and new > 0:
         for shift, block in itertools.product({new, new // 2, new - new // 2}, list(found)):
             rolled = copy.deepcopy(block)
             rolled.downsample = _Rolled(rolled.downsample, shift)
             found.append(rolled)
     for block in found:
-        for (conv, norm), layer in zip(trusted_layers(block), chain + shortcut, strict=True):
+        for (conv, norm), layer in zip(trusted_layers(block), run.chain + run.shortcut, strict=True):
             conv.load_state_dict(layer.conv.state_dict())
             norm.load_state_dict(layer.norm.state_dict())
         block.double()
@@ -530,41 +515,32 @@ def _explain_output(kind: Kind, block: nn.Module, x: Tensor, output: Tensor) -> 
 
 
 def _explain(
-    kind: Kind,
-    case: BlockCase,
-    block: nn.Module,
-    calls: list[LayerCall],
-    layers: tuple[list[Layer], list[Layer]],
-    references: list[nn.Module],
-    x: Tensor,
-    given: dict[str, Tensor],
-    right: dict[str, Tensor],
-    different: str,
+    run: _Run, references: list[nn.Module], given: dict[str, Tensor], right: dict[str, Tensor], different: str
 ) -> str:
     """Why a block differs from the trusted ones: settings, further layers, known mistakes, or only where."""
-    if problem := _wrong_settings(kind, case, *layers):
+    if problem := _wrong_settings(run):
         return problem
     usual = (nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.Identity)
-    strange = {type(call.layer).__name__: None for call in calls if not isinstance(call.layer, usual)}
+    strange = {type(call.layer).__name__: None for call in run.calls if not isinstance(call.layer, usual)}
     if strange:
         return (
             f"it also runs {', '.join(strange)}, which this block does not have. It needs only convolutions, "
             "batch norms, ReLU and one addition."
         )
-    if chance := random_mode(block, x):
+    if chance := random_mode(run.block, run.x):
         return chance
     said = f"the {different} is not that of the book's block with the same weights. "
     if hint := explain_measured(different, given[different], right[different]):
         return said + hint
     if different == "output in evaluation mode":
         for reference in references:
-            if mistake := _explain_output(kind, reference, x, given[different]):
+            if mistake := _explain_output(run.kind, reference, run.x, given[different]):
                 return mistake
     if different == "output in training mode":
         return (
             said + "In evaluation mode it is right: look for what depends on self.training, or for dropout."
         )
-    if case.changes_shape and not layers[1]:
+    if run.case.changes_shape and not run.shortcut:
         return (
             said + "The shortcut has no projection, so it must be option A: every stride-th pixel, "
             "x[:, :, ::stride, ::stride], and zeros for the new channels."
@@ -572,15 +548,11 @@ def _explain(
     return said + "Compare your forward with the diagram, arrow by arrow."
 
 
-def _shape_problem(
-    kind: Kind, case: BlockCase, out: Tensor, chain: list[Layer], shortcut: list[Layer]
-) -> str:
+def _shape_problem(run: _Run, out: Tensor) -> str:
     channels = out.shape[1] if out.dim() == 4 else None
-    if channels in (2 * case.out_channels, case.in_channels + case.out_channels):
+    if channels in (2 * run.case.out_channels, run.case.in_channels + run.case.out_channels):
         return "F(x) and the shortcut are concatenated; they must be added, number by number."
-    return (
-        _wrong_settings(kind, case, chain, shortcut) or "Follow the shapes through forward, layer by layer."
-    )
+    return _wrong_settings(run) or "Follow the shapes through forward, layer by layer."
 
 
 def _check_case(
@@ -597,29 +569,27 @@ def _check_case(
         if message:
             raise CheckFailed(f"With {case}: {message}")
 
-    found, left_over = layers_of(calls)
-    chain, shortcut = _split(kind, case, found, x)
-    fail(_wrong_wiring(kind, case, block, calls))
-    fail(_wrong_leftovers(case, block, calls))
+    run = _Run(kind, case, block, x, calls)
+    fail(_wrong_wiring(run))
+    fail(_wrong_leftovers(run))
     shape = (case.batch_size, *case.output_shape)
-    if len(chain) > len(kind.kernels):
-        fail(_wrong_shortcut(kind, case, block, chain + shortcut, x))
-    fail(_wrong_convolutions(kind, case, chain, x))
-    for layer in shortcut:
+    if len(run.chain) > len(kind.kernels):
+        fail(_wrong_shortcut(run))
+    fail(_wrong_convolutions(run))
+    for layer in run.shortcut:
         if layer.conv.groups != 1:
             fail(f"the projection has groups={layer.conv.groups}: leave groups out, so that channels mix.")
     if tuple(out.shape) != shape:
-        problem = _shape_problem(kind, case, out, chain, shortcut)
-        fail(f"the wrong shape comes out: {tuple(out.shape)}, not {shape}. {problem}")
-    fail(_wrong_norms(case, chain, shortcut, left_over, x))
+        fail(f"the wrong shape comes out: {tuple(out.shape)}, not {shape}. {_shape_problem(run, out)}")
+    fail(_wrong_norms(run))
 
-    layers = chain + shortcut
+    layers = run.chain + run.shortcut
     randomize(layers, generator)
-    references = _trusted_blocks(kind, case, chain, shortcut)
+    references = _trusted_blocks(run)
     if (count := probes.count_parameters(block)) != (right := probes.count_parameters(references[0])):
         fail(f"the block has {count:,} parameters, not {right:,}: find and remove what does not belong.")
     block.double()
-    x = x.double()
+    run.x = x = x.double()
     names = [(layer.conv, layer.norm) for layer in layers]
     given = measure(block, names, x, lambda y: _forward(kind, case, block, y, []))
     differing = []
@@ -629,12 +599,10 @@ def _check_case(
         differing.append(next((key for key in right if not same(given[key], right[key])), None))
     if None not in differing:
         # Explain next to the reference that agrees with the block the longest.
-        keys = list(given)
-        last = max(differing, key=keys.index)
-        fail(_explain(kind, case, block, calls, (chain, shortcut), references, x, given, right, last))
+        fail(_explain(run, references, given, right, max(differing, key=list(given).index)))
     fail(kept_graph(block))
     fail(random_mode(block, x))
-    return "" if not case.changes_shape else "B" if shortcut else "A"
+    return "" if not case.changes_shape else "B" if run.shortcut else "A"
 
 
 def judge_block(cls: Callable[..., nn.Module], kind: Kind) -> str:
@@ -655,7 +623,7 @@ def judge_block(cls: Callable[..., nn.Module], kind: Kind) -> str:
     options = set()
     try:
         with redirect_stdout(printed), torch.enable_grad():
-            for i, case in enumerate(kind.cases):
+            for i, case in enumerate(BlockCase(*case) for case in kind.cases):
                 try:
                     options.add(_check_case(kind, case, cls, generator))
                 except NotImplementedError as error:
@@ -670,9 +638,10 @@ def judge_block(cls: Callable[..., nn.Module], kind: Kind) -> str:
             "the way: remove the forgotten print, or every training step will repeat it."
         )
     used = {"A": "zero padding (option A)", "B": "a projection (option B)"}
+    but = not_by_hand(new_block(cls, BlockCase(*kind.cases[0])))
     shortcuts = " or ".join(used[option] for option in sorted(options - {""}))
     return (
         f"with the same weights your block and the book's {kind.trusted.__name__} agree in "
         f"{len(kind.cases)} cases, in training and in evaluation mode: outputs, gradients and running "
-        f"statistics. Where shapes change, it uses {shortcuts}.{not_by_hand(new_block(cls, kind.cases[0]))}"
+        f"statistics. Where shapes change, it uses {shortcuts}.{but}"
     )
