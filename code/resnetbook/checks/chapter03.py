@@ -15,7 +15,7 @@ from resnetbook import blocks, models, probes
 from resnetbook.checks.building import BlockCase, new_block
 from resnetbook.checks.common import CheckFailed, as_number, call_reader
 from resnetbook.checks.exercise import Exercise, Outcome
-from resnetbook.checks.tracing import LayerCall, kernel, measure, ran, same, unusual_norm, watched
+from resnetbook.checks.tracing import LayerCall, kept_graph, kernel, measure, ran, same, unusual_norm, watched
 
 
 def _randomize(norms: list[nn.BatchNorm2d], generator: torch.Generator) -> None:
@@ -117,6 +117,7 @@ def start_as_identity(block: nn.Module) -> None:
 """,
     cases=_blocks,
     drive=_start,
+    form="start_as_identity(block)",
     first=("returned", "layers", "numbers"),
     # There are other right ways than the answer's, and the parameters may be new objects, with a warning.
     ignored=("parameters of *", "running statistics of *", "own parameters of *", "gradients of *"),
@@ -742,7 +743,7 @@ def _same_block(solution: Callable[..., nn.Module]) -> str:
     Raises:
         CheckFailed: if the block differs, naming the slip where it is a known one.
     """
-    but = ""
+    kept = None
     for seed, case in enumerate(_PREACT_CASES):
         generator = torch.Generator().manual_seed(seed)
         torch.manual_seed(seed)
@@ -759,10 +760,11 @@ def _same_block(solution: Callable[..., nn.Module]) -> str:
         for key in right:
             if not same(given[key], right[key]):
                 raise CheckFailed(f"With {case}{_why(key, given[key], trusted, shape, x)}")
-        but = but or _kept_alive(block)
+        kept = kept or kept_graph(block)
     if any(isinstance(module, blocks.PreActBlock) for module in block.modules()):
         raise CheckFailed("That is the package's own PreActBlock: the exercise is to write one yourself.")
-    return f"outputs and gradients are those of the book's block in {len(_PREACT_CASES)} cases.{but}"
+    right = f"outputs and gradients are those of the book's block in {len(_PREACT_CASES)} cases."
+    return f"{right} But {kept}" if kept else right
 
 
 def _why(key: str, given: Tensor, trusted: nn.Module, shape: tuple[int, ...], x: Tensor) -> str:
@@ -800,18 +802,6 @@ def _why(key: str, given: Tensor, trusted: nn.Module, shape: tuple[int, ...], x:
         "order down: norm, ReLU, 3×3, norm, ReLU, 3×3, plus x; the first 3×3 has the stride and both have a "
         "padding of 1."
     )
-
-
-def _kept_alive(block: nn.Module) -> str:
-    """A warning, if the block holds tensors of its last forward pass, and with them all the graph."""
-    for module in block.modules():
-        for name, value in vars(module).items():
-            if isinstance(value, Tensor) and value.grad_fn is not None:
-                return (
-                    f" But self.{name} keeps the last forward pass in memory, its graph included: a local "
-                    "name is enough."
-                )
-    return ""
 
 
 pre_activation_block = Exercise(
