@@ -2,6 +2,8 @@
 
 import importlib.util
 import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -246,32 +248,42 @@ def test_an_unknown_notebook_is_named():
         notebooks.paths(["77"])
 
 
+QUICK = pytest.mark.xdist_group("quick mode")
+
+
+@pytest.fixture(scope="module")
+def quick(dataset, tmp_path_factory) -> Iterator[Callable[[int], tuple[Path, dict]]]:
+    """Chapter 2's plain networks as a reader trains them in quick mode, by their depth: file and record."""
+    folder = tmp_path_factory.mktemp("quick")
+
+    def plain(depth: int) -> tuple[Path, dict]:
+        name = f"degradation-plain-{depth}"
+        (record,) = runs.load_seeds(name, runs.obtain(name, folder))
+        return folder / "quick" / f"{record['name']}.json", record
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RESNETBOOK_RUNS", "quick")
+        yield plain
+
+
 @pytest.mark.slow
-@pytest.mark.xdist_group("quick mode")
-def test_quick_mode_really_trains(tmp_path, monkeypatch):
-    monkeypatch.setenv("RESNETBOOK_RUNS", "quick")
-    folder = runs.obtain("source-recipe", tmp_path)
-    (record,) = runs.load_seeds("source-recipe", folder)
+@QUICK
+def test_quick_mode_really_trains_once(quick):
+    path, record = quick(20)
     losses = [entry["train_loss"] for entry in record["history"]]
     assert losses[-1] < losses[0]
-    assert record["num_images"] == 1_000
-    assert runs.load_logits(record["name"], folder).shape == (1_000, 10)
+    assert record["num_images"] == runs.EXPERIMENTS["degradation-plain-20"].quick_images
     # Asked again, it reads what is there.
-    before = (folder / f"{record['name']}.json").read_bytes()
-    runs.obtain("source-recipe", tmp_path)
-    assert (folder / f"{record['name']}.json").read_bytes() == before
+    written = path.stat().st_mtime_ns
+    assert quick(20) == (path, record)
+    assert path.stat().st_mtime_ns == written
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("degradation")
-def test_the_deeper_plain_network_has_the_larger_training_loss_in_quick_mode(dataset, tmp_path, monkeypatch):
-    """The effect of chapter 2, trained here and now: a minute or two on two cores."""
-    monkeypatch.setenv("RESNETBOOK_RUNS", "quick")
-    losses = {}
-    for depth in (20, 56):
-        folder = runs.obtain(f"degradation-plain-{depth}", tmp_path)
-        (record,) = runs.load_seeds(f"degradation-plain-{depth}", folder)
-        losses[depth] = record["history"][-1]
+@QUICK
+def test_the_deeper_plain_network_has_the_larger_training_loss_in_quick_mode(quick):
+    """The effect of the chapter, trained here and now: a minute or two on two cores."""
+    (_, shallow), (_, deep) = quick(20), quick(56)
     for kind in ("train_loss", "slice_loss"):
         # It is not close: a margin, so that luck cannot decide.
-        assert losses[56][kind] > losses[20][kind] + 0.2, kind
+        assert deep["history"][-1][kind] > shallow["history"][-1][kind] + 0.2, kind
