@@ -29,6 +29,13 @@ def test_the_paper_tried_all_three_options_in_resnet_34():
     assert "own ResNet-18 and 34 use A" not in page_text("04")
 
 
+def test_the_number_on_paper():
+    block = blocks.BasicBlock(128, 256, 2)
+    projection = probes.count_parameters(block.downsample)
+    claim("04", "and 32,768 + 512 for the projection: 919,040.", probes.count_parameters(block) == 919_040)
+    claim("04", "294,912 + 589,824 + 1,024 for the path $F$", projection == 32_768 + 512)
+
+
 def test_when_a_bias_in_front_of_a_norm_cancels():
     """In training mode at once; in evaluation mode when the running mean has caught up."""
     torch.manual_seed(0)
@@ -81,8 +88,8 @@ def test_which_networks_were_compared_with_torchvisions():
 
 def test_the_two_ratios_and_their_conditions():
     wide, narrow, neck = 18 * 256**2, 18 * 64**2, 17 * 64**2
-    claim("04", "16.94 times as many: equal width", f"{wide / neck:.2f}" == "16.94")
-    claim("04", "1.06 times as many: equal cost", f"{narrow / neck:.2f}" == "1.06")
+    claim("04", "two 3×3 at 256 1,179,648 16.94 equal width", f"{wide / neck:.2f}" == "16.94")
+    claim("04", "two 3×3 at 64 73,728 1.06 equal cost", f"{narrow / neck:.2f}" == "1.06")
     claim("04", r"$4 \cdot \sqrt{18/17} \approx 4.12$", f"{4 * math.sqrt(18 / 17):.2f}" == "4.12")
     # Norms: two numbers for each channel, in two layers and in three.
     with_norm = [(wide + 4 * 256) / (neck + 2 * 384), (narrow + 4 * 64) / (neck + 2 * 384)]
