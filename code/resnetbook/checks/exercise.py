@@ -330,7 +330,7 @@ class Exercise:
         if isinstance(value, Exception):
             advice = advice or next((a for words, a in self.errors.items() if words in str(value)), "")
             said = str(value) if isinstance(value, CheckFailed) else f"{call} {problem}"
-            raise CheckFailed(f"{said} {advice}".strip()) from value.__cause__
+            raise CheckFailed(said if advice in said else f"{said} {advice}") from value.__cause__
         if not advice and part in start[case] and part not in self.says:
             untouched = difference(start[case][part], right[case][part], self.tolerance) is None
             if untouched and part != "result":
@@ -374,7 +374,7 @@ class Exercise:
             elif wrong and all(agrees[i] for i in wrong if i < len(agrees)):
                 explained |= wrong
                 partly = partly or (slip.message if case in wrong else None)
-            if shapes(given) == shapes(slipped) != shapes(right):
+            if any(shapes(given)) and shapes(given) == shapes(slipped) != shapes(right):
                 in_shape = in_shape or slip.message
         # A later case that raises will be complained of by itself.
         raised = {i for i, outcome in enumerate(given) if isinstance(outcome.get("result"), Exception)}
