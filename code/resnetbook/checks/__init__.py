@@ -30,6 +30,14 @@ from resnetbook.checks.chapter04 import (
     resnet34,
 )
 from resnetbook.checks.chapter05 import accuracy, block_parameters, confusion_matrix, map_sizes, sgd_step
+from resnetbook.checks.chapter06 import (
+    compare_seeds,
+    ema,
+    learning_rate,
+    momentum_step,
+    shift_images,
+    smoothed_cross_entropy,
+)
 from resnetbook.checks.chapter10 import (
     accumulate,
     average_gradients,
@@ -39,14 +47,6 @@ from resnetbook.checks.chapter10 import (
     shares,
 )
 from resnetbook.checks.common import CheckFailed
-from resnetbook.checks.recipes import (
-    compare_seeds,
-    ema,
-    learning_rate,
-    momentum_step,
-    shift_images,
-    smoothed_cross_entropy,
-)
 
 __all__ = [
     "CheckFailed",
