@@ -133,6 +133,8 @@ def test_right_comparison(function, capsys):
         (seeds_taken_out, "It is right, but .* changes its own argument before"),
         (seeds_by_the_book, "book's own resnetbook.compare"),
         (seeds_with(mean=lambda b, a, d: 0.0), "subtract seed by seed"),
+        (seeds_with(mean=lambda b, a, d: round(statistics.fmean(d), 6)), "rounded"),
+        (seeds_with(error=lambda b, a, d: round(compare_seeds(b, a)[1], 3)), "rounded"),
         (seeds_with(error=lambda b, a, d: 1.0), "sample standard deviation of the differences"),
         (seeds_with(error=lambda b, a, d: math.nan), "sample standard deviation of the differences"),
         # A mistake in the one does not hide that the other is right.

@@ -36,6 +36,14 @@ def _two_numbers(solution: Callable, before: list[float], after: list[float]) ->
     return {"result": "two numbers", "mean": numbers[0], "error": numbers[1]}
 
 
+def _rounded(part: str, given: list[Outcome], right: list[Outcome], _: list[Outcome]) -> str | None:
+    for digits in range(2, 7) if part in ("mean", "error") else ():
+        pairs = zip(given, right, strict=False)
+        if all(difference(mine.get(part), round(theirs[part], digits)) is None for mine, theirs in pairs):
+            return "it is rounded: return all digits."
+    return None
+
+
 compare_seeds = Exercise(
     number="6.1",
     title="Two recipes with the same seeds",
@@ -98,22 +106,6 @@ return statistics.fmean(differences) -> return sum(differences) / (len(differenc
     a mean is divided by n. The divisor n − 1 belongs to the standard deviation.
 return statistics.fmean(differences) -> return statistics.fmean(after)
     that is the mean of the second recipe alone: subtract seed by seed.
-return statistics.fmean(differences) -> return round(statistics.fmean(differences), 2)
-or
-return statistics.fmean(differences) -> return round(statistics.fmean(differences), 3)
-or
-return statistics.fmean(differences) -> return round(statistics.fmean(differences), 4)
-or
-return statistics.fmean(differences) -> return round(statistics.fmean(differences), 6)
-or
-), error -> ), round(error, 2)
-or
-), error -> ), round(error, 3)
-or
-), error -> ), round(error, 4)
-or
-), error -> ), round(error, 6)
-    it is rounded: return all digits.
  / math.sqrt(len(differences)) -> 
     that is the spread of single differences. Their mean is steadier: divide by √n.
 statistics.stdev(differences) / math.sqrt(len(differences)) -> statistics.pstdev(differences)
@@ -164,6 +156,7 @@ return statistics -> after.sort(); return statistics
         "mean": "subtract seed by seed, after minus before, and take the mean.",
         "error": "the sample standard deviation of the differences, divided by √n.",
     },
+    explain=_rounded,
     forbidden={
         "resnetbook.compare.*": "The numbers are right, but the book's own {used} has found them: write down "
         "the differences, their mean and its standard error yourself."
