@@ -14,7 +14,7 @@ from conftest import fails, passes
 from torch import nn
 from torch.nn import functional as F
 
-from resnetbook import blocks, checks, models, probes
+from resnetbook import blocks, checks, probes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -416,13 +416,6 @@ class AddsItself(blocks.BasicBlock):
         return F.relu(x + x)
 
 
-class InPlaceAfterReLU(blocks.BasicBlock):
-    def forward(self, x):
-        out = F.relu(self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))))
-        out += self.downsample(x)
-        return out
-
-
 class InPlaceBreaksBackward(blocks.BasicBlock):
     def forward(self, x):
         hidden = F.relu(self.bn1(self.conv1(x)))
@@ -459,11 +452,6 @@ class StochasticDepth(blocks.BasicBlock):
         return F.relu(self.downsample(x)) if self.training and random.random() < 1e-6 else out
 
 
-class LevelsOff(blocks.BasicBlock):
-    def forward(self, x):
-        return super().forward(x).clamp(max=6)
-
-
 class ProjectionMadeInForward(blocks.BasicBlock):
     def __init__(self, i, o, stride=1):
         super().__init__(i, o, stride)
@@ -481,18 +469,6 @@ class ProjectionMadeInForward(blocks.BasicBlock):
 class DefaultStride2(blocks.BasicBlock):
     def __init__(self, i, o, stride=2):
         super().__init__(i, o, stride)
-
-
-class ExtraLayer(blocks.BasicBlock):
-    def __init__(self, i, o, stride=1):
-        super().__init__(i, o, stride)
-        self.conv3, self.bn3 = blocks.conv3x3(o, o), nn.BatchNorm2d(o)
-
-    def forward(self, x):
-        out = F.relu(self.bn1(self.conv1(x)))
-        out = F.relu(self.bn2(self.conv2(out)))
-        out = self.bn3(self.conv3(out))
-        return F.relu(out + self.downsample(x))
 
 
 class NoGradient(blocks.BasicBlock):
@@ -513,13 +489,6 @@ class OnlyStride1(blocks.BasicBlock):
             return super().forward(x)
         out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
         return F.relu(out) + self.downsample(x)
-
-
-class UnfinishedStride2(blocks.BasicBlock):
-    def __init__(self, i, o, stride=1):
-        super().__init__(i, o, stride)
-        if stride == 2:
-            raise NotImplementedError
 
 
 class Raises(blocks.BasicBlock):
@@ -563,21 +532,9 @@ class UnfinishedWithText(blocks.BasicBlock):
         return super().forward(x)
 
 
-class HidesDouble(blocks.BasicBlock):
-    double = 2
-
-
 class InPlaceOnlyInEvaluation(blocks.BasicBlock):
     def forward(self, x):
         return super().forward(x if self.training else x.relu_())
-
-
-class ZeroedOnlyInEvaluation(blocks.BasicBlock):
-    def forward(self, x):
-        out = super().forward(x)
-        if not self.training:
-            x.zero_()
-        return out
 
 
 class ProjectsOnlyForTwo(blocks.BasicBlock):
@@ -632,28 +589,15 @@ def joined(join=torch.add, inside=F.relu, last=F.relu):
 BASIC_MISTAKES = {
     "ModuleList called": (ModuleListCalled, r"NotImplementedError: Module \[ModuleList\]"),
     "misspelled part": (MisspelledPart, r"NotImplementedError: Module \[Misspelled\]"),
-    "unfinished": (UnfinishedStride2, "still to be done"),
     "unfinished, with a text": (UnfinishedWithText, "the projection.*still to be done"),
-    "built once": (functools.cache(blocks.BasicBlock), "two blocks share a layer"),
-    "hides double": (HidesDouble, "self.double hides"),
     "in place in evaluation": (InPlaceOnlyInEvaluation, "evaluation mode: forward changes its own input"),
-    "zeroed in evaluation": (ZeroedOnlyInEvaluation, "evaluation mode: forward changes its own input"),
-    "in place, after ReLU": (InPlaceAfterReLU, "after the last ReLU|in place"),
     "in place, backward": (InPlaceBreaksBackward, "backward pass stops with .*in place"),
-    "ReLU6 inside": (joined(inside=F.relu6), "ReLU6 stands between"),
     "GELU everywhere": (joined(inside=F.gelu, last=F.gelu), "GELU stands between.*GELU stands after"),
     "never, and no end": (joined(lambda f, s: f, last=lambda x: x), "never added.* And there is no ReLU"),
-    "never, and none between": (
-        joined(lambda f, s: f, inside=lambda x: x),
-        "never added.* And the ReLU is missing",
-    ),
     "a tenth of F": (joined(lambda f, s: 0.1 * f + s), r"0.1 · F\(x\) \+ 1 · shortcut"),
-    "half": (joined(lambda f, s: (f + s) / 2), r"0.5 · F\(x\) \+ 0.5 · shortcut"),
     "all zero": (joined(lambda f, s: 0 * f), "not that of the book's block"),
-    "levels off": (LevelsOff, "ReLU6 stands after the addition"),
     "only small": (OnlySmall, "out_channels=96|out_channels=128"),
     "only stride 1": (OnlyStride1, "stride=2.*after the last ReLU"),
-    "plain block": (blocks.PlainBlock, "skip is never added"),
     "overwrites x": (OverwritesX, "what is added is not the block's input .*: forward overwrites x"),
     "adds itself": (AddsItself, "added to itself"),
     "random": (RandomAlways, "depends on chance in evaluation mode"),
@@ -673,7 +617,6 @@ BASIC_MISTAKES = {
     "default stride": (DefaultStride2, "stride=1 is asked for, and the convolutions of F have"),
     "pooling": (Pools, "stride is never applied.*no pooling"),
     "one convolution only": (Functional, "nn.Conv2d"),
-    "extra layer": (ExtraLayer, "3×3, 3×3, 3×3"),
     "raises": (Raises, "KeyError: 'weights'"),
     "no module": (lambda i, o, stride=1: 3, "nn.Module"),
     "an instance": (blocks.BasicBlock(8, 8), "without parentheses"),
@@ -801,8 +744,9 @@ class Meddles(nn.Sequential):
         return out
 
 
-def with_norm(**settings):
-    return functools.partial(blocks.BasicBlock, norm=functools.partial(nn.BatchNorm2d, **settings))
+class Momentum(blocks.BasicBlock):
+    def __init__(self, *args):
+        super().__init__(*args, norm=functools.partial(nn.BatchNorm2d, momentum=0.9))
 
 
 def keeps(network):
@@ -838,10 +782,6 @@ def test_a_head_may_be_a_convolution(build, capsys):
         (network(("(512, 3)", "(256, 3)"), ("Linear(512", "Linear(256")), "conv4_x runs 18 .* 12"),
         (with_head("nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 1000, bias=False)"), "with a bias"),
         (
-            with_head("nn.AdaptiveAvgPool2d(1), nn.Conv2d(512, 10, 1), nn.Flatten()"),
-            "The head must be one linear layer",
-        ),
-        (
             with_head("nn.AdaptiveAvgPool2d(1), nn.Conv2d(512, 1000, 1, bias=False), nn.Flatten()"),
             "The head must be one linear layer",
         ),
@@ -849,15 +789,11 @@ def test_a_head_may_be_a_convolution(build, capsys):
         (network(block=Detached), "gradient in the input.*cuts the gradient"),
         (network(block=Frozen), "gradient in the weights.*requires_grad=False"),
         (network(block=Doubles), "running statistics"),
-        (network(block=with_norm(momentum=0.9)), "momentum"),
-        (network(block=with_norm(eps=1e-3)), "eps=0.001"),
+        (network(block=Momentum), "momentum"),
         (network(block=ModuleListCalled), r"Module \[ModuleList\]"),
         (network(block=WrongBlock), "checks.residual_block"),
-        (network(block=blocks.D2LResidual), "bias"),
-        (network(block=blocks.PlainBlock), "projections"),
         (network(block=functools.partial(blocks.BasicBlock, shortcut="A")), "runs 0 projections"),
         (network(block=functools.partial(blocks.BasicBlock, shortcut="C")), "runs 16 projections"),
-        (models.resnet50, "conv2_x runs 3"),
         (lambda: HidesEval(network()()), "self.eval hides"),
         (lambda: Meddles(*network()()), "The network changes its own argument images"),
         (lambda: keeps(network()()), r"The logits are right, but self.last keeps a result"),
