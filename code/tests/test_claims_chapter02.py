@@ -29,8 +29,15 @@ def cell(name: str) -> nbformat.NotebookNode:
 
 
 def printed(name: str) -> str:
-    """What a cell of the page prints."""
-    return "".join(out.text for out in cell(name).outputs if out.output_type == "stream")
+    """What a cell of the page prints and shows, without pictures."""
+    outputs = cell(name).outputs
+    return "\n".join(out.text if out.output_type == "stream" else out.data["text/plain"] for out in outputs)
+
+
+def row_of(gap: compare.Difference) -> str:
+    """A row of a table of differences, as the page shows it."""
+    low, high = gap.interval
+    return f"{gap.mean:+.3f} {gap.error:.3f} {low:+.3f} to {high:+.3f} {gap.verdict}"
 
 
 def test_what_chapter_2_says_of_its_seeds_is_so():
@@ -76,9 +83,7 @@ def test_the_two_depths_that_chapter_2_compares():
     )
     claim("02", "With shortcuts no loss is clear", not gaps["residual"].clear)
     for kind, gap in gaps.items():
-        low, high = gap.interval
-        line = f"{kind:9}{gap.mean:+.3f} ± {gap.error:.3f}, interval {low:+.3f} to {high:+.3f}"
-        assert line in printed("every-seed")
+        claim("02", f"{kind} {row_of(gap)}")
     assert compare.holm([gap.p_value for gap in gaps.values()]) == [True, False]
 
 
@@ -156,8 +161,7 @@ def test_no_condition_clearly_changes_the_gap():
         changes[name] = compare.paired_difference(before[:3], by_seed[name])
         low, high = changes[name].interval
         mean = fmean(before[:3])
-        said = f"{changes[name].mean:+.3f} ± {changes[name].error:.3f}, interval {low:+.3f} to {high:+.3f}"
-        assert f"{said}, not clear" in printed("limits-code")
+        claim("02", f"from {mean:.3f} {row_of(changes[name])}")
         claim(
             "02",
             "each interval has room for a good part of the gap, and for no change at all",
@@ -177,8 +181,9 @@ def test_what_the_shortcut_is_worth_at_each_depth():
     claim("02", "At 8 layers there is next to nothing; then the mean grows with every row", means[0] < 0.005)
     assert means == sorted(means)
     stands = dict(zip(DEPTHS, compare.holm([d.p_value for d in worth.values()]), strict=True))
-    named = ", ".join(str(depth) for depth, holds in stands.items() if holds)
-    claim("02", f"clear with Holm's correction: {named}", named == "14, 20, 32, 56")
+    assert [depth for depth, holds in stands.items() if holds] == [14, 20, 32, 56]
+    for depth, holds in stands.items():
+        claim("02", f"{depth} layers {row_of(worth[depth])} {'stands' if holds else '–'}")
     bad = losses("degradation-residual-44")
     claim("02", "At 44 layers one bad residual seed, of three, makes the interval wide", sorted(bad)[1] < 0.1)
     assert max(bad) > 0.2
@@ -187,27 +192,29 @@ def test_what_the_shortcut_is_worth_at_each_depth():
 # ---- section 4: what holds on any machine, with room for the rounding of others
 
 
-def rows(name: str) -> dict[str, list[float]]:
-    """The rows of numbers that a cell prints: label, three numbers."""
-    number = r"\s+([-+\d.e]+)" * 3
-    return {
-        m[1].strip(): [float(n) for n in m.groups()[1:]]
-        for m in re.finditer(rf"^(.*?\S){number}$", printed(name), re.M)
-    }
+def rows(name: str) -> dict[tuple[str, str], list[float]]:
+    """The numbers of a cell's grouped table, by the heading and the words of the row."""
+    found, heading = {}, ""
+    for line in printed(name).splitlines():
+        label, *numbers = re.split(r"\s{2,}", line.strip())
+        if line.startswith("  "):
+            found[heading, label] = [float(number) for number in numbers]
+        heading = heading if line.startswith("  ") else line
+    return found
 
 
 def test_without_batch_norm_the_start_decides():
     found = rows("vanishing-code")
-    first, middle, end = found["PyTorch, bias      56 layers"]
+    first, middle, end = found["PyTorch, bias", "56"]
     claim(
         "02",
         "In the middle the gradient is some twelve powers of ten smaller, and at the first layer more than "
         "twenty",
         1e-13 < middle / end < 1e-10 and first / end < 1e-20 and end > 1e-3,
     )
-    equal = found["PyTorch, no bias   56 layers"]
+    equal = found["PyTorch, no bias", "56"]
     claim("02", "all layers get equally little", max(equal) < 10 * min(equal) < 1e-22)
-    he = found["He, no bias         8 layers"][0] / found["He, no bias        56 layers"][0]
+    he = found["He, no bias", "8"][0] / found["He, no bias", "56"][0]
     claim("02", "from 8 layers to 56 the gradient falls less than a hundredfold", 10 < he < 100)
 
 
@@ -264,7 +271,7 @@ def run_cells(scope: dict, *names: str, **instead: str) -> None:
 @pytest.fixture(scope="module")
 def page(dataset) -> dict:
     """What the cells before section 4 define, as far as sections 4 and 5 need it."""
-    scope: dict = {}
+    scope: dict = {"display": print}
     run_cells(scope, "imports", "pair-code")
     experiment = runs.EXPERIMENTS["degradation-plain-56"]
     scope |= {"experiment": experiment, "KINDS": ("plain", "residual"), "DEEP": 56}
@@ -301,25 +308,16 @@ def test_section_4_of_chapter_2_holds_on_this_machine(page, capsys):
 
 
 def test_section_4_of_chapter_2_says_what_it_prints():
-    found = printed("norms-later").split("residual, after 0 steps")
-    number = r"\s+([\d.]+)\s+([\d.]+)\s+([\d.]+)\n"
-
-    def row(part: str, label: str) -> list[float]:
-        return [float(n) for n in re.findall(rf"  {label}{number}", part)[-1]]
-
-    plain, residual = (row(part, "product") for part in found)
+    found = rows("norms-later")
+    plain, residual = (found[f"{kind}, after 50 steps", "product"] for kind in ("plain", "residual"))
     claim("02", "*below* the residual one, by a factor of the order of ten", 5 < residual[1] / plain[1] < 30)
     claim("02", "smaller after 50 steps in the middle than at the end", plain[1] < plain[2] / 2)
-    low, high = (row(found[0], f"product, {end}") for end in ("lowest", "highest"))
+    low, high = (found["plain, after 50 steps", f"product, {end}"] for end in ("lowest", "highest"))
     claim("02", "the band opens to a factor of ten and more", high[0] > 10 * low[0])
-    raw = row(found[0], "gradient")
+    raw = found["plain, after 50 steps", "gradient"]
     claim("02", "fallen below that of the last convolution", raw[0] < raw[2] / 3)
-    before, after = re.findall(r"  weights\s+([\d.]+)", found[0])
-    claim(
-        "02",
-        "The *weights* of the first layer have grown many times over",
-        float(after) > 10 * float(before),
-    )
+    before, after = (found[f"plain, after {steps} steps", "weights"][0] for steps in (0, 50))
+    claim("02", "The *weights* of the first layer have grown many times over", after > 10 * before)
 
 
 def test_section_5_of_chapter_2_holds_on_this_machine(page):
