@@ -32,19 +32,12 @@ matplotlib.use("Agg")
 MOST_PROCESSES = 8
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_cmdline_main(config: pytest.Config) -> None:
-    """Share the tests out among as many processes as there are cores, unless ``-n`` or ``--dist`` says else.
-
-    Here, and not in the settings: without pytest-xdist everything runs in one process.
-    """
-    if not config.pluginmanager.hasplugin("xdist") or hasattr(config, "workerinput"):
-        return
-    options = config.option
-    if options.numprocesses is None and options.dist == "no" and not options.tx:
-        options.numprocesses = "auto"
-    if options.dist == "no":
-        options.dist, options.loadscopereorder = "loadgroup", False
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
+    """Without pytest-xdist everything runs in one process, and the settings' options for it mean nothing."""
+    if not pluginmanager.hasplugin("xdist"):
+        for option in ("--numprocesses", "--dist"):
+            parser.addoption(option, help="ignored without pytest-xdist")
+        parser.addoption("--no-loadscope-reorder", action="store_true", help="ignored without pytest-xdist")
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -55,23 +48,33 @@ def pytest_xdist_auto_num_workers() -> int:
     return int(asked) if asked else min(usable, MOST_PROCESSES)
 
 
-def _group(item: pytest.Item) -> str:
-    return item.get_closest_marker("xdist_group").args[0]
+# What takes long and shares nothing, so that any process may take one.
+ALONE = "test_it_gives_the_committed_outputs_and_bears_being_run_again_in_any_order["
 
 
-@pytest.hookimpl(tryfirst=True)
+def unit(nodeid: str) -> str:
+    """What one process runs without a break: a file, for its fixtures' sake, or a test by itself."""
+    file, _, test = nodeid.partition("::")
+    return nodeid if test.startswith(ALONE) else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Hand out one :func:`unit` after the other, unless ``--dist`` says else."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Units(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return unit(nodeid)
+
+    return Units(config, log) if config.getvalue("dist") == "loadscope" else None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Among several processes a file stays together, as its fixtures do; files with slow tests begin first.
-
-    A test that shares nothing may leave its file: by an ``xdist_group`` of its own.
-    """
-    if not hasattr(config, "workerinput"):
-        return
-    for item in items:
-        if not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
-    slow = {_group(item) for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: _group(item) not in slow)
+    """Among several processes units with slow tests begin first: none ends alone with a long one."""
+    if hasattr(config, "workerinput"):
+        slow = {unit(item.nodeid) for item in items if item.get_closest_marker("slow")}
+        items.sort(key=lambda item: unit(item.nodeid) not in slow)
 
 
 def require(condition: bool, reason: str) -> None:

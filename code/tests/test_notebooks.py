@@ -15,10 +15,6 @@ from resnetbook import runs
 
 PATHS = notebooks.paths()
 EVERY = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
-# Each by itself, as executions take long and share nothing: any test process may take one.
-EACH = pytest.mark.parametrize(
-    "path", [pytest.param(path, id=path.stem, marks=pytest.mark.xdist_group(path.stem)) for path in PATHS]
-)
 
 FIRST_CELL = """\
 # In Colab this installs the book's helpers, and changes no package that Colab ships.
@@ -49,7 +45,7 @@ def prose(path):
 
 
 @pytest.mark.slow
-@EACH
+@EVERY
 def test_it_gives_the_committed_outputs_and_bears_being_run_again_in_any_order(path, monkeypatch):
     # A reader who is offline: every connection through a proxy fails at once.
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
@@ -248,9 +244,6 @@ def test_an_unknown_notebook_is_named():
         notebooks.paths(["77"])
 
 
-QUICK = pytest.mark.xdist_group("quick mode")
-
-
 @pytest.fixture(scope="module")
 def quick(dataset, tmp_path_factory) -> Iterator[Callable[[int], tuple[Path, dict]]]:
     """Chapter 2's plain networks as a reader trains them in quick mode, by their depth: file and record."""
@@ -267,7 +260,6 @@ def quick(dataset, tmp_path_factory) -> Iterator[Callable[[int], tuple[Path, dic
 
 
 @pytest.mark.slow
-@QUICK
 def test_quick_mode_really_trains_once(quick):
     path, record = quick(20)
     losses = [entry["train_loss"] for entry in record["history"]]
@@ -280,7 +272,6 @@ def test_quick_mode_really_trains_once(quick):
 
 
 @pytest.mark.slow
-@QUICK
 def test_the_deeper_plain_network_has_the_larger_training_loss_in_quick_mode(quick):
     """The effect of the chapter, trained here and now: a minute or two on two cores."""
     (_, shallow), (_, deep) = quick(20), quick(56)

@@ -21,8 +21,6 @@ from resnetbook import parallel, runs
 from resnetbook.train import fit
 
 SCRIPT = Path(__file__).with_name("two_processes.py")
-# Several of these tests look at the same trainings.
-pytestmark = pytest.mark.xdist_group("parallel")
 
 
 @pytest.fixture(scope="module")

@@ -41,8 +41,6 @@ BUILD_SECONDS = 60
 # a page without math and 0.76 MB with it (MathJax and its fonts), figures not counted.
 WEIGHT_LIMIT = 850_000
 PHONE = 360
-# Among several test processes one builds the site and opens the browser.
-pytestmark = pytest.mark.xdist_group("site")
 
 
 def missing(reason: str) -> None:
