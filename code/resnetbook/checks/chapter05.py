@@ -159,8 +159,6 @@ conv2 = out_channels * out_channels * 9 -> conv2 = in_channels * out_channels * 
     otherwise="Write down each layer with its numbers, and add them up again.",
     right="the counts are the module's, for five shapes, with and without a projection.",
     remarked={
-        "*Residual": "But your function builds {used} and counts what is there: the exercise is to write the "
-        "formula, without PyTorch.",
         "Conv2d": "But your function builds {used} and counts what is there: the exercise is to write the "
         "formula, without PyTorch.",
     },

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resnetbook.checks.common import CheckFailed, answer_of, as_real, kept
-from resnetbook.checks.exercise import Exercise, Outcome, difference
+from resnetbook.checks.common import CheckFailed, answer_of, as_real
+from resnetbook.checks.exercise import Exercise, Outcome, difference, left_alone
 
 # ---- a dynamic loss scaler
 
@@ -579,7 +579,7 @@ def _judge_shares(solution: Callable[[Tensor, int, int, int], Sequence]) -> str:
             )
             asked = []
             for _ in range(2):
-                with kept(call, order=order):
+                with left_alone(call, order=order):
                     answer = answer_of(
                         solution, order, batch_size, rank, num_ranks, describe=call, begun=begun
                     )

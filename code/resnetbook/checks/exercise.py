@@ -83,6 +83,8 @@ def slips_in(text: str) -> list[Slip]:
 
     for line in text.strip("\n").splitlines():
         if line.startswith("    "):
+            if not edits:
+                raise ValueError(f"{line.strip()!r} is a message, and there is no edit above it")
             message.append(line.strip())
             continue
         if message:
@@ -334,7 +336,7 @@ class Exercise:
         if not advice and part in start[case] and part not in self.says:
             untouched = difference(start[case][part], right[case][part], self.tolerance) is None
             if untouched and part != "result":
-                raise CheckFailed(_hands_off(part, call, problem))
+                raise CheckFailed(f"It is right, but {_hands_off(part, call)}")
         if not advice and not own:
             known = self.otherwise
             advice = known if isinstance(known, str) else known.get(part, "")
@@ -463,7 +465,10 @@ def _tensor_difference(given: object, right: Tensor, tolerance: float) -> str | 
         return f"has the shape {tuple(given.shape)}, and it is {tuple(right.shape)}"
     if given.dtype.is_floating_point != right.dtype.is_floating_point:
         return f"holds {given.dtype}, and it is {right.dtype}"
+    if right.device.type == "meta":  # a shape without numbers
+        return None
     mine, theirs = given.detach().double(), right.detach().double()
+    tolerance = tolerance if right.dtype.is_floating_point else 0.0
     # Relative to the largest number, as rounding is: a sum may cancel to almost nothing.
     largest = theirs.abs().max().item() if theirs.numel() else 0.0
     absolute = tolerance * (largest if math.isfinite(largest) else 1.0)
@@ -500,6 +505,8 @@ def _held(value: object) -> object:
         return value.detach().clone()
     if isinstance(value, np.ndarray):
         return value.copy()
+    if isinstance(value, set):
+        return set(value)
     if isinstance(value, Mapping):
         return {key: _held(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -529,7 +536,7 @@ def _watch(name: str, value: object) -> Callable[[], Outcome]:
         return of_model
     if isinstance(value, Tensor):
         return lambda: {name: _held(value), f"requires_grad of {name}": value.requires_grad}
-    if isinstance(value, list | dict | set | np.ndarray):
+    if isinstance(value, list | tuple | dict | set | np.ndarray):
         return lambda: {name: _held(value)}
     return dict
 
@@ -545,16 +552,40 @@ _HANDS_OFF = {
 }
 
 
-def _hands_off(part: str, call: str, problem: str) -> str:
-    """What to say where a part is not left as it was, though all that was asked is right."""
+def _hands_off(part: str, call: str) -> str:
+    """What to say of a part that is not left as it was."""
     kind, of, name = part.partition(" of ")
     if part in _SWITCHES:
-        return f"It is right, but {call} {_SWITCHES[part]}"
+        return f"{call} {_SWITCHES[part]}"
     if kind in _HANDS_OFF:
-        return f"It is right, but {call}: {_HANDS_OFF[kind]}"
+        return f"{call}: {_HANDS_OFF[kind]}"
     if of:
-        return f"It is right, but {call} changes the {kind} of its own argument {name}, {HANDS_OFF}"
-    return f"It is right, but {call} changes its own argument {part}, {HANDS_OFF}"
+        return f"{call} changes the {kind} of its own argument {name}, {HANDS_OFF}"
+    return f"{call} changes its own argument {part}, {HANDS_OFF}"
+
+
+@contextmanager
+def left_alone(call: str, **arguments: object) -> Iterator[None]:
+    """For a judge: see that what runs inside leaves its arguments, and PyTorch's switches, as they were.
+
+    Args:
+        call: for the message, such as ``"shares(order, 4, 0, 2)"``.
+        **arguments: by the reader's names for them.
+
+    Raises:
+        CheckFailed: if one has changed. Nothing is said where the code inside raises.
+    """
+    watches = [_watch(name, value) for name, value in arguments.items()]
+    with _switches() as before:
+        for watch in watches:
+            before |= watch()
+    with _switches() as after:
+        yield
+        for watch in watches:
+            after |= watch()
+    for part, value in before.items():
+        if difference(after[part], value, 0.0, exact=True):
+            raise CheckFailed(_hands_off(part, call))
 
 
 _SWITCHES = {
@@ -583,7 +614,7 @@ def _switches() -> Iterator[Outcome]:
 @contextmanager
 def _noting(used: set[str]) -> Iterator[None]:
     """Note the names of all functions that run, and of the layers that are built or called."""
-    with layers_used() as layers, functions_run(lambda module, name: True) as functions:
+    with layers_used() as layers, functions_run() as functions:
         yield
     used.update(layers, functions)
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from resnetbook import models, probes
-from resnetbook.checks.common import CheckFailed, call_reader, kept
+from resnetbook.checks.common import CheckFailed, call_reader
+from resnetbook.checks.exercise import left_alone
 from resnetbook.checks.tracing import (
     Layer,
     LayerCall,
@@ -215,7 +216,7 @@ def judge_resnet34(build: Callable[[], nn.Module]) -> str:
     convs = [[(layer.conv, layer.norm) for layer in side] for side in zip(*pairs, strict=True)]
     for size in ((64, 64), (75, 61)):
         x = torch.randn(2, 3, *size, dtype=torch.float64)
-        with kept("The network", images=x), torch.no_grad():
+        with left_alone("The network", images=x), torch.no_grad():
             _logits(mine.eval(), x)
         with torch.set_grad_enabled(size == (64, 64)):  # gradients cost far more time than outputs
             given = measure(mine, [*convs[0], heads[0]], x, functools.partial(_logits, mine))

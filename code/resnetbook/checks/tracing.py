@@ -1,6 +1,5 @@
 """Which layers a network runs, in which order, and on what: to find weights, whatever their names."""
 
-import functools
 import random
 import sys
 from collections.abc import Callable, Iterator
@@ -52,10 +51,6 @@ class Operations(TorchFunctionMode):
         self.names.add(getattr(func, "__name__", ""))
         return func(*args, **(kwargs or {}))
 
-    def like(self, *parts: str) -> str | None:
-        """One whose name contains one of these words, or begins with them, if there is one."""
-        return next((name for name in sorted(self.names) for part in parts if part in name), None)
-
 
 @contextmanager
 def layers_used() -> Iterator[set[str]]:
@@ -76,26 +71,13 @@ def layers_used() -> Iterator[set[str]]:
         nn.Module.__init__ = built
 
 
-def tell_layers(solution: Callable, used: set[str]) -> Callable:
-    """The reader's function, which tells in ``used`` whether it has PyTorch's layers do the work."""
-
-    @functools.wraps(solution)
-    def call(*arguments: object) -> object:
-        with layers_used() as found:
-            answer = solution(*arguments)
-        used.update(found)
-        return answer
-
-    return call
-
-
 @contextmanager
-def functions_run(wanted: Callable[[str, str], bool]) -> Iterator[list[str]]:
-    """Notes the functions that run while it is on, if ``wanted(module, name)``: those of C as well.
+def functions_run() -> Iterator[set[str]]:
+    """Notes the functions that run while it is on, those of C as well, as ``module.name``.
 
     By what runs, and not by its name on the page, which may be another.
     """
-    found: list[str] = []
+    found: set[str] = set()
 
     def note(frame: FrameType, event: str, function: object) -> None:
         if event == "call":
@@ -104,8 +86,7 @@ def functions_run(wanted: Callable[[str, str], bool]) -> Iterator[list[str]]:
             module, name = getattr(function, "__module__", None) or "", getattr(function, "__name__", "")
         else:
             return
-        if wanted(module, name):
-            found.append(f"{module}.{name}" if module else name)
+        found.add(f"{module}.{name}" if module else name)
 
     before = sys.getprofile()
     sys.setprofile(note)
@@ -113,16 +94,6 @@ def functions_run(wanted: Callable[[str, str], bool]) -> Iterator[list[str]]:
         yield found
     finally:
         sys.setprofile(before)
-
-
-def inside(*packages: str) -> Callable[[str, str], bool]:
-    """For :func:`functions_run`: whether a function belongs to one of these modules, or to a part of one."""
-    return lambda module, name: any(module == p or module.startswith(f"{p}.") for p in packages)
-
-
-def exactly(function: Callable) -> Callable[[str, str], bool]:
-    """For :func:`functions_run`: whether it is this one."""
-    return lambda module, name: (module, name) == (function.__module__, function.__name__)
 
 
 def not_by_hand(network: nn.Module) -> str:
