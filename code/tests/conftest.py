@@ -7,7 +7,6 @@ import os
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,8 +15,6 @@ import matplotlib
 import nbformat
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
 
 from resnetbook import checks, data, runs
 
@@ -120,17 +117,6 @@ DEVICES += ["cuda"] if torch.cuda.is_available() else []
 DEVICES += ["mps"] if torch.backends.mps.is_available() else []
 
 
-def page_solutions(notebook: Path, **more: object) -> dict:
-    """What a page's folded solutions define, by name; ``more`` is what they find on the page."""
-    scope = {"torch": torch, "nn": nn, "F": F, "Tensor": Tensor, **more}
-    before = set(scope)
-    for cell in nbformat.read(notebook, as_version=4).cells:
-        for part in re.findall(r"<summary>Solution</summary>(.*?)</details>", cell.source, re.S):
-            for source in re.findall(r"```python\n(.*?)```", part, re.S):
-                exec(source, scope)
-    return {name: value for name, value in scope.items() if name not in before and callable(value)}
-
-
 def passes(check: Callable, solution: object, capsys: pytest.CaptureFixture) -> None:
     """A check says that a right solution is right."""
     check(solution)
@@ -186,4 +172,4 @@ def claim(chapter: str, words: str, holds: bool = True) -> None:
 
 def last_of_seeds(experiment: str, key: str) -> list[float]:
     """A value of the record, or of its last epoch, for every recorded seed."""
-    return [{**found["history"][-1], **found}[key] for found in runs.load_seeds(experiment)]
+    return runs.last(runs.load_seeds(experiment), key)

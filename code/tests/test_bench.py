@@ -213,6 +213,7 @@ def test_our_contestant_is_fit_on_full_batches(toy, monkeypatch):
     assert torch.equal(images, toy.train_images[:12]) and torch.equal(labels, toy.train_labels[:12])
 
 
+@pytest.mark.slow
 def test_it_is_compiled_once_and_in_the_warm_up(toy, monkeypatch, one_thread):
     """Not again in later turns, and not for a smaller batch."""
     graphs = []
@@ -501,6 +502,7 @@ def test_a_step_that_fails_leaves_no_hooks(toy):
 # Real results
 
 
+@pytest.mark.slow
 def test_a_real_run_in_miniature(dataset, tmp_path, monkeypatch, recwarn):
     """All is real but the network's size: 11 million weights take seconds a step on a busy machine."""
 

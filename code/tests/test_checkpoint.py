@@ -75,6 +75,7 @@ def processes():
     return context
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_ends_with_the_same_weights_and_history(tmp_path, processes):
     def start(checkpoint: str, moment: str = "never"):
         receiver, sender = processes.Pipe(duplex=False)

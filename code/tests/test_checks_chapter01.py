@@ -11,6 +11,8 @@ from torch.nn import functional as F
 
 from resnetbook import checks, models, probes
 
+pytestmark = pytest.mark.slow
+
 # ---- convolution
 
 

@@ -13,6 +13,8 @@ from torch.nn import functional as F
 
 from resnetbook import checks, compare, models, probes
 
+pytestmark = pytest.mark.slow
+
 # ---- network_parameters
 
 

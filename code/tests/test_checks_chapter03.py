@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from resnetbook import blocks, checks
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from resnetbook import blocks, checks, probes
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 # ---- counts

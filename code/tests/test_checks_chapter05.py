@@ -12,6 +12,8 @@ from torch.nn import functional as F
 
 from resnetbook import blocks, checks, models
 
+pytestmark = pytest.mark.slow
+
 
 def halve(n):
     return (n + 1) // 2

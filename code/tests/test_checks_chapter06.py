@@ -19,7 +19,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 from resnetbook import checks, compare, train
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 compare_seeds = checks.compare_seeds.built()
 momentum_step = checks.momentum_step.built()

@@ -218,6 +218,7 @@ def test_without_batch_norm_the_start_decides():
     claim("02", "from 8 layers to 56 the gradient falls less than a hundredfold", 10 < he < 100)
 
 
+@pytest.mark.slow
 def test_padding_takes_a_good_part_of_the_gradient(sample, one_thread):
     """Padding that wraps around carries signal: then much less is lost from 8 to 56 layers."""
     images, labels = sample
@@ -279,6 +280,7 @@ def page(dataset) -> dict:
     return scope
 
 
+@pytest.mark.slow
 def test_section_4_of_chapter_2_holds_on_this_machine(page, capsys):
     """The page trains five seeds; two of them, with room for the rounding of other processors."""
     run_cells(page, "norms-start", "loop", "norms-later")
@@ -320,6 +322,7 @@ def test_section_4_of_chapter_2_says_what_it_prints():
     claim("02", "The *weights* of the first layer have grown many times over", after > 10 * before)
 
 
+@pytest.mark.slow
 def test_section_5_of_chapter_2_holds_on_this_machine(page):
     """Plain: what was made leaves the good place with large steps, and does not with small ones."""
     run_cells(page, "loop", "copy-block", "deepen-code")

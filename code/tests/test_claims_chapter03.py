@@ -70,6 +70,7 @@ def copying_error(seed: int, join: str, lr: float, steps: int) -> float:
     return loss.item()
 
 
+@pytest.mark.slow
 def test_a_plain_chain_does_not_learn_to_copy():
     for seed in range(2):
         start = copying_error(seed, "plain", 1e-3, 0)

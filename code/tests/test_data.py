@@ -463,6 +463,7 @@ AWKWARD = {
 
 
 @pytest.mark.parametrize("how", AWKWARD)
+@pytest.mark.slow
 def test_a_mirror_that_does_not_deliver_is_given_up(tiny, tmp_path, monkeypatch, how):
     """It accepts connections: without limits, waiting for it would never end."""
     from torchvision.datasets import FashionMNIST
@@ -554,6 +555,7 @@ def test_a_file_that_may_not_be_read_is_named(tiny, tmp_path, monkeypatch):
         data.fashion_mnist(root)
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_do_not_harm_each_other(tmp_path):
     require(data.DEBIAN_FOLDER.is_dir(), "Debian's package dataset-fashion-mnist is not installed")
     command = [sys.executable, "-m", "resnetbook", "data", "--offline", "--root", str(tmp_path)]

@@ -53,6 +53,7 @@ def test_the_answer_is_right(name, capsys):
 
 @each
 @pytest.mark.filterwarnings("ignore")  # a mistake may be one that PyTorch warns of
+@pytest.mark.slow
 def test_every_slip_is_named(name):
     exercise, unnamed = EXERCISES[name], []
     for slip in exercise.mistakes:
@@ -70,6 +71,21 @@ def test_an_untouched_exercise_does_not_stop_the_notebook(name, capsys):
 
     EXERCISES[name](untouched)
     assert capsys.readouterr().out.startswith("Not done yet")
+
+
+@each
+def test_an_error_of_the_readers_is_quoted(name):
+    def broken(*arguments: object) -> None:
+        raise KeyError("mine")
+
+    with pytest.raises(checks.CheckFailed, match="raises KeyError: 'mine'"):
+        EXERCISES[name](broken)
+
+
+@each
+def test_a_call_in_place_of_the_name_is_refused(name):
+    with pytest.raises(checks.CheckFailed, match=r"by its name, without parentheses"):
+        EXERCISES[name](5)
 
 
 def test_every_exercise_of_a_page_is_there():

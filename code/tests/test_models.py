@@ -23,6 +23,7 @@ def randomize(model: nn.Module) -> None:
 
 
 @pytest.mark.parametrize("depth", PUBLISHED)
+@pytest.mark.slow
 def test_family_equals_torchvision(depth):
     reference = getattr(torchvision.models, f"resnet{depth}")(weights=None)
     randomize(reference)

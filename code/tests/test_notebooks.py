@@ -161,6 +161,14 @@ def test_every_figure_has_alt_text_that_says_what_it_shows(path):
 
 
 @EVERY
+def test_a_captioned_figure_is_the_only_output_to_look_at(path):
+    # The site gives every table and picture of such a cell the caption and the name of the figure.
+    for cell in code_cells(path):
+        if "figure" in cell.metadata.get("mystnb", {}):
+            assert sum(output.output_type != "stream" for output in cell.outputs) == 1, cell.id
+
+
+@EVERY
 def test_markdown_is_portable(path):
     # Inside fences anything goes; outside, MyST's roles and directives would show up raw.
     text = re.sub(r"```.*?```|`[^`\n]*`", "", prose(path), flags=re.S)

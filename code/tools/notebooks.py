@@ -67,7 +67,6 @@ def _client(path: Path, mode: str, timeout: int) -> Iterator[NotebookClient]:
                 kernel_name="python3",
                 resources={"metadata": {"path": folder}},
                 record_timing=False,
-                coalesce_streams=True,
             )
         finally:
             for name, value in before.items():
@@ -165,7 +164,7 @@ def _clean(notebook: NotebookNode, name: str) -> None:
                     raise ValueError(f"{name}, cell {number} writes to standard error: {output.text}")
             elif "application/vnd.jupyter.widget-view+json" not in output.get("data", {}):
                 kept.append(output)
-        cell.outputs = kept
+        cell.outputs = _joined(kept)
     notebook.metadata = nbformat.from_dict(
         {
             "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -174,13 +173,24 @@ def _clean(notebook: NotebookNode, name: str) -> None:
     )
 
 
+def _joined(outputs: list[NotebookNode]) -> list[NotebookNode]:
+    """The outputs, with prints that follow each other in one: they may arrive in several pieces."""
+    found: list[NotebookNode] = []
+    for output in outputs:
+        same = output.output_type == "stream" and found and found[-1].get("name") == output.name
+        if same:
+            found[-1] = nbformat.from_dict({**found[-1], "text": found[-1].text + output.text})
+        else:
+            found.append(output)
+    return found
+
+
 def _text_of(cell: NotebookNode) -> str:
     """What a code cell prints and returns, as text; pictures and progress bars are left out."""
     parts = []
-    for output in cell.outputs:
+    for output in _joined([o for o in cell.outputs if o.get("name") != "stderr"]):
         if output.output_type == "stream":
-            if output.name == "stdout":
-                parts.append(output.text)
+            parts.append(output.text)
         elif output.output_type in ("execute_result", "display_data"):
             kinds = output.data
             if not any(k.startswith("image/") or "widget" in k for k in kinds):
