@@ -1,4 +1,4 @@
-"""Residual networks with planted mistakes, for the tests of the audit; each differs from a right one in one thing."""
+"""Residual networks with planted mistakes, for the tests of the audit: one mistake in each."""
 
 import torch
 from torch import Tensor, nn
@@ -273,7 +273,10 @@ WRONG: dict[str, tuple[type[Net], str]] = {
         with_block(Bottleneck, residual=lambda self, x: F.relu(Bottleneck.residual(self, x))),
         "ReLU before the plus",
     ),
-    "no shortcut at all": (with_block(forward=lambda self, x: F.relu(self.residual(x)), projection=lambda *a: None), "No shortcut"),
+    "no shortcut at all": (
+        with_block(forward=lambda self, x: F.relu(self.residual(x)), projection=lambda *a: None),
+        "No shortcut",
+    ),
     "no identity shortcut": (with_block(forward=_only_where_it_changes), "without a shortcut"),
     "shortcut after the first ReLU": (with_block(forward=_late), "around all"),
     "projection without norm": (
@@ -281,7 +284,9 @@ WRONG: dict[str, tuple[type[Net], str]] = {
         "projections without a norm",
     ),
     "projection with ReLU": (
-        with_block(projection=lambda self, i, o, s: nn.Sequential(Block.projection(self, i, o, s), nn.ReLU())),
+        with_block(
+            projection=lambda self, i, o, s: nn.Sequential(Block.projection(self, i, o, s), nn.ReLU())
+        ),
         "activation on",
     ),
     "no last ReLU": (with_block(join=lambda self, out, shortcut: out + shortcut), "No ReLU after the plus"),
@@ -293,33 +298,55 @@ WRONG: dict[str, tuple[type[Net], str]] = {
     "in place": (with_block(forward=_in_place), "in place"),
     "detached F": (with_block(residual=lambda self, x: Block.residual(self, x).detach()), "gradient is cut"),
     "F without gradient": (with_block(residual=_no_grad_residual), "gradient is cut"),
-    "detached shortcut": (with_block(shortcut=lambda self, x: Block.shortcut(self, x).detach()), "gradient is cut"),
-    "shortcut by data": (with_block(shortcut=lambda self, x: Block.shortcut(self, x.data)), "gradient is cut"),
+    "detached shortcut": (
+        with_block(shortcut=lambda self, x: Block.shortcut(self, x).detach()),
+        "gradient is cut",
+    ),
+    "shortcut by data": (
+        with_block(shortcut=lambda self, x: Block.shortcut(self, x.data)),
+        "gradient is cut",
+    ),
     "shared norms": (with_block(__init__=_init(_share_norms)), "more than one place"),
     "shared block": (
         with_net(stage=lambda self, i, o, n, s: nn.Sequential(self.block(i, o, s), *[self.block(o, o)] * n)),
         "more than one place",
     ),
     "blocks in a list": (with_net(stage=_list_of_blocks), "does not own"),
-    "stages in a list": (with_net(together=lambda self, stages: (lambda x: [x := s(x) for s in stages][-1])), "does not own"),
+    "stages in a list": (
+        with_net(together=lambda self, stages: lambda x: [x := s(x) for s in stages][-1]),
+        "does not own",
+    ),
     "layers built in forward": (with_net(head=_built_in_forward), "does not own"),
     "a stage that never runs": (
-        with_net(features=lambda self, x: self.stages[2](self.stages[1](self.stages[0](self.stem(x)))),
-                 head=lambda self, x: self.last(F.pad(x.mean((2, 3)), (0, 32)))),
+        with_net(
+            features=lambda self, x: self.stages[2](self.stages[1](self.stages[0](self.stem(x)))),
+            head=lambda self, x: self.last(F.pad(x.mean((2, 3)), (0, 32))),
+        ),
         "never run",
     ),
     "max-pool of stride 1": (with_net(pool=lambda self: nn.MaxPool2d(3, 1, 1)), "stride 1"),
     "stride never applied": (with_net(strides=(1, 1, 1, 1)), "should halve"),
     "one stride forgotten": (with_net(strides=(1, 2, 1, 2)), "should halve"),
     "stride in every block": (
-        with_net(stage=lambda self, i, o, n, s: nn.Sequential(self.block(i, o, s), *(self.block(o, o, s) for _ in range(n - 1)))),
+        with_net(
+            stage=lambda self, i, o, n, s: nn.Sequential(
+                self.block(i, o, s), *(self.block(o, o, s) for _ in range(n - 1))
+            )
+        ),
         "halve the map",
     ),
     "the neighbour's channels": (with_net(widths=(8, 16, 16, 32)), "same channels"),
     "padding 0 in the stem": (
-        with_net(__init__=_init(lambda self: setattr(self.stem[0], "padding", (0, 0)))), "wrong padding"),
+        with_net(__init__=_init(lambda self: setattr(self.stem[0], "padding", (0, 0)))),
+        "wrong padding",
+    ),
     "padding 1 on a 1×1": (
-        with_block(Bottleneck, __init__=_init(lambda self: [setattr(self.first, "padding", (1, 1)), setattr(self.second, "padding", (0, 0))])),
+        with_block(
+            Bottleneck,
+            __init__=_init(
+                lambda self: [setattr(self.first, "padding", (1, 1)), setattr(self.second, "padding", (0, 0))]
+            ),
+        ),
         "wrong padding",
     ),
     "softmax": (with_net(head=lambda self, x: Net.head(self, x).softmax(1)), "softmax"),
@@ -330,25 +357,48 @@ WRONG: dict[str, tuple[type[Net], str]] = {
         with_block(__init__=_init(lambda self: setattr(self, "norm1", ByHand(self.norm1.num_features)))),
         "evaluation mode while",
     ),
-    "dropout always": (with_net(head=lambda self, x: self.last(F.dropout(x.mean((2, 3)), 0.5))), "Chance in evaluation"),
+    "dropout always": (
+        with_net(head=lambda self, x: self.last(F.dropout(x.mean((2, 3)), 0.5))),
+        "Chance in evaluation",
+    ),
     "images mixed": (with_net(head=lambda self, x: self.last((x - x.mean(0)).mean((2, 3)))), "mixed"),
     "half left over": (with_net(__init__=_init(_halve)), "several types"),
     "half in forward": (with_net(head=_half_forward), "float16"),
     "equal filters": (with_net(__init__=_init(_constant)), "same"),
     "all zero": (with_net(__init__=_init(_silence)), "cannot start to learn"),
-    "not a number": (with_net(__init__=_init(lambda self: nn.init.constant_(self.last.weight, torch.nan))), "no numbers"),
+    "not a number": (
+        with_net(__init__=_init(lambda self: nn.init.constant_(self.last.weight, torch.nan))),
+        "no numbers",
+    ),
     "projection overwritten": (
-        with_block(forward=lambda self, x: F.relu(self.residual(x) + self.project(x)) if self.first.stride == (2, 2) else Block.forward(self, x),
-                   __init__=_init(lambda self: setattr(self, "project", None))),
+        with_block(
+            forward=lambda self, x: (
+                F.relu(self.residual(x) + self.project(x))
+                if self.first.stride == (2, 2)
+                else Block.forward(self, x)
+            ),
+            __init__=_init(lambda self: setattr(self, "project", None)),
+        ),
         "does not run",
     ),
     "shapes do not fit": (with_block(projection=lambda *a: nn.Identity()), "does not run"),
-    "images flattened together": (with_net(head=lambda self, x: self.last(x.mean((2, 3), keepdim=True).repeat(1, 1, 2, 1).reshape(-1, 64))), "output of shape"),
+    "images flattened together": (
+        with_net(
+            head=lambda self, x: self.last(x.mean((2, 3), keepdim=True).repeat(1, 1, 2, 1).reshape(-1, 64))
+        ),
+        "output of shape",
+    ),
     "input changed": (with_net(features=lambda self, x: Net.features(self, x.mul_(2))), "caller's images"),
-    "no stem ReLU": (with_net(__init__=_init(lambda self: self.stem.__setitem__(2, nn.Identity()))), "No ReLU in the stem"),
-    "a scaled output": (with_net(head=lambda self, x: self.last(x.flip(2, 3).transpose(2, 3)[:, :, 1:].mean((2, 3)))), "another output"),
+    "no stem ReLU": (
+        with_net(__init__=_init(lambda self: self.stem.__setitem__(2, nn.Identity()))),
+        "No ReLU in the stem",
+    ),
     "odd sizes": (
-        with_block(projection=lambda self, i, o, s: nn.Sequential(nn.AvgPool2d(s), nn.Conv2d(i, o, 1, bias=False), nn.BatchNorm2d(o))),
+        with_block(
+            projection=lambda self, i, o, s: nn.Sequential(
+                nn.AvgPool2d(s), nn.Conv2d(i, o, 1, bias=False), nn.BatchNorm2d(o)
+            )
+        ),
         "stops for",
     ),
     "names say 34": (type("ResNet34", (Net,), {"blocks": (4, 5, 7, 4)}), "its name says 34"),
@@ -356,7 +406,9 @@ WRONG: dict[str, tuple[type[Net], str]] = {
 }
 DOUBTFUL: dict[str, tuple[type[Net], str]] = {
     "bias before the norm": (
-        with_block(conv=lambda self, i, o, s: nn.Conv2d(i, o, 3, s, 1)), "bias in front of a norm"),
+        with_block(conv=lambda self, i, o, s: nn.Conv2d(i, o, 3, s, 1)),
+        "bias in front of a norm",
+    ),
     "2×2 max-pool": (with_net(pool=lambda self: nn.MaxPool2d(2)), "max-pool is 2×2"),
     "no max-pool": (with_net(pool=lambda self: nn.Identity()), "no max-pool"),
     "one block too many": (with_net(blocks=(4, 5, 7, 4)), "one more in every stage than ResNet-34"),

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from resnetbook import models
 from resnetbook.blocks import BasicBlock, Bottleneck
+from resnetbook.checks.findings import TEXTS
 from resnetbook.checks.graph import Graph, Recorder, Step
 from resnetbook.checks.tracing import hidden_method, kept_graph
 
@@ -69,6 +70,7 @@ class Finding:
         where: the modules where it is, in the order in which they run; empty for the whole network.
         why: what it does, in plain words.
         next_step: what to do about it.
+        key: of its text in :mod:`resnetbook.checks.findings`.
     """
 
     kind: str
@@ -77,6 +79,7 @@ class Finding:
     where: tuple[str, ...]
     why: str
     next_step: str
+    key: str = ""
 
     def __str__(self) -> str:
         places = list(dict.fromkeys(place or "the network itself" for place in self.where))
@@ -294,10 +297,11 @@ class _Audit:
         self.wanted_shape = tuple(image_shape) if image_shape else None
         self.plan = Plan(self.wanted_shape or (0, 0, 0), sum(p.numel() for p in network.parameters()))
 
-    def add(
-        self, kind: str, test: str, what: str, where: Sequence[str], why: str, next_step: str = ""
-    ) -> None:
-        self.findings.append(Finding(kind, test, what, tuple(where), why, next_step))
+    def add(self, key: str, where: Sequence[str], *values: object, kind: str = "") -> None:
+        """Note a finding of :mod:`resnetbook.checks.findings`, with what belongs into its gaps."""
+        text = TEXTS[key]
+        what, why, step = (part.format(*values) for part in (text.what, text.why, text.next_step))
+        self.findings.append(Finding(kind or text.kind, text.test, what, tuple(where), why, step, key))
 
     def report(self) -> Report:
         self.prepare()
@@ -321,9 +325,9 @@ class _Audit:
                     self.tests[test] = "found something"
             elif not self.tests.get(test):
                 self.tests[test] = f"passed ({TESTS[test]})"
-        for cause, effects in _EXPLAINS.items():
-            if any(re.search(cause, finding.what) for finding in self.findings):
-                self.findings = [f for f in self.findings if not re.search(effects, f.what)]
+        keys = {finding.key for finding in self.findings}
+        explained = {effect for cause in keys for effect in _EXPLAINS.get(cause, "").split()}
+        self.findings = [finding for finding in self.findings if finding.key not in explained]
         self.findings.sort(key=lambda finding: KINDS.index(finding.kind))
         return Report(type(self.original).__name__, self.plan, self.findings, self.tests)
 
@@ -338,26 +342,21 @@ class _Audit:
                 if isinstance(module, _BN) and module.training != self.original.training
             ]
             self.add(
-                "doubtful",
-                "statistics",
-                f"{_many(len(other), 'norm')} in another mode than the network",
+                "mixed-modes",
                 other,
-                "As you handed it over, the network is in "
-                f"{'training' if self.original.training else 'evaluation'} mode and they are not.",
-                "Call network.train() or network.eval() on the whole; freeze norms on purpose or not at all.",
+                _many(len(other), "norm"),
+                "training" if self.original.training else "evaluation",
             )
         if problem := kept_graph(self.original):
-            self.add(
-                "wrong", "gradients", "A result is kept with its graph", (), problem[0].upper() + problem[1:]
-            )
+            self.add("kept-graph", (), problem[0].upper(), problem[1:])
         if problem := hidden_method(self.original):
-            self.add("wrong", "counts", "A method is hidden", (), problem)
+            self.add("hidden-method", (), problem)
         try:
             self.network = copy.deepcopy(self.original)
         except Exception as error:  # noqa: BLE001 - whatever it holds, it cannot be copied
             self.network = self.original
             if not kept_graph(self.original):
-                self.add("doubtful", "counts", "It cannot be copied", (), f"copy.deepcopy says: {error}")
+                self.add("no-copy", (), error)
         self.state = copy.deepcopy(self.original.state_dict()) if self.network is self.original else None
         tensors = [*self.network.named_parameters(), *self.network.named_buffers()]
         floating = {name: t for name, t in tensors if t.is_floating_point()}
@@ -365,32 +364,16 @@ class _Audit:
         if len(types) > 1:
             usual = types.most_common(1)[0][0]
             other = [n for n, t in floating.items() if str(t.dtype).removeprefix("torch.") != usual]
-            self.add(
-                "wrong",
-                "counts",
-                f"Weights of several types: {_numbers(sorted(types))}",
-                [name.rpartition(".")[0] for name in other],
-                f"Most are {usual}, these are not: a cast of a part has been left over.",
-                "Cast the whole network with one .float() or .to(); for 16 bits in training use autocast.",
-            )
+            self.add("types", [name.rpartition(".")[0] for name in other], _numbers(sorted(types)), usual)
         devices = {str(t.device) for _, t in tensors}
         if len(devices) > 1:
-            self.add(
-                "wrong",
-                "counts",
-                f"Weights on several devices: {_numbers(sorted(devices))}",
-                (),
-                "A part was moved, or made, on its own.",
-                "Move the whole network with one .to(device).",
-            )
+            self.add("devices", (), _numbers(sorted(devices)))
         bad = [name for name, t in floating.items() if not bool(torch.isfinite(t).all())]
         if bad:
-            self.add(
-                "wrong", "counts", "Weights that are no numbers (inf or nan)", bad, "They spoil all else."
-            )
+            self.add("no-numbers", bad)
         self.network.to("cpu").float()
         self.look_at_weights()
-        self.mend(floating_only=True)
+        self.mend()
 
     def look_at_weights(self) -> None:
         alike, dead = [], []
@@ -401,32 +384,17 @@ class _Audit:
                 if bool((weight.detach() == first).all()):
                     (dead if not bool(first.any()) else alike).append(name)
         if alike:
-            self.add(
-                "wrong",
-                "gradients",
-                "All filters of a convolution are the same",
-                alike,
-                "Equal filters get equal gradients and stay equal: the layer has one channel, many times.",
-                "Start from random numbers, such as nn.init.kaiming_normal_.",
-            )
+            self.add("equal-filters", alike)
         zero = {name for name, p in self.network.named_parameters() if not bool(p.detach().any())}
         for name in dead:
             prefix = name.rpartition(".")[0]
             others = [z for z in zero if z.startswith(f"{prefix}.") and z.endswith("weight")]
             if len(others) > 1:
-                self.add(
-                    "wrong",
-                    "gradients",
-                    "A block that cannot start to learn",
-                    [prefix],
-                    f"{_many(len(others), 'weight')} in it are all zero, and each keeps the gradient from the "
-                    "others.",
-                    "To start as the identity, set only the last norm's scale to zero.",
-                )
+                self.add("dead-block", [prefix], _many(len(others), "weight"))
                 break
 
     @torch.no_grad()
-    def mend(self, floating_only: bool) -> None:
+    def mend(self) -> None:
         """Numbers behind which no mistake can hide: not the zeros and ones that norms begin with."""
         generator = torch.Generator().manual_seed(0)
 
@@ -499,12 +467,11 @@ class _Audit:
             )
             self.plan.image_shape = shape
             self.add(
-                "wrong",
-                "shapes",
-                "It does not run",
+                "does-not-run",
                 [place],
-                f"With images of {'×'.join(map(str, shape))} it stops: {type(error).__name__}: "
-                f"{str(error).splitlines()[0] if str(error) else ''}.",
+                "×".join(map(str, shape)),
+                type(error).__name__,
+                str(error).splitlines()[0] if str(error) else "",
                 _advice(error),
             )
             self.tests["shapes"] = "it does not run"
@@ -514,24 +481,12 @@ class _Audit:
         if self.trace_error is not None:
             error, place = self.trace_error
             self.add(
-                "wrong",
-                "gradients",
-                "It does not run in training mode",
-                [place],
-                f"{type(error).__name__}: {str(error).splitlines()[0]}.",
-                _advice(error),
+                "not-in-training", [place], type(error).__name__, str(error).splitlines()[0], _advice(error)
             )
             self.tests["shapes"] = "it does not run in training mode"
             return "it does not run in training mode"
         if self.printed:
-            self.add(
-                "doubtful",
-                "shapes",
-                "It prints while it runs",
-                (),
-                f"Each forward pass prints {self.printed.splitlines()[0][:40]!r}.",
-                "Take the forgotten print out: it costs time in every step.",
-            )
+            self.add("prints", (), self.printed.splitlines()[0][:40])
         self.look_at_sizes(shape)
         self.look_at_output()
         self.look_at_convs()
@@ -556,14 +511,7 @@ class _Audit:
         self.graph = Graph(recorder.steps)
         self.steps = recorder.steps
         if not torch.equal(before, given.detach()):
-            self.add(
-                "wrong",
-                "shapes",
-                "It changes its caller's images",
-                (),
-                "The batch that went in holds other numbers afterwards.",
-                "No in-place operation on the input: x = x + 1, not x += 1; nn.ReLU() without inplace=True.",
-            )
+            self.add("changes-images", ())
         self.norms = [step for step in self.steps if step.kind == "norm"]
         self.convs = [step for step in self.steps if step.kind == "conv"]
         self.find_blocks()
@@ -580,81 +528,42 @@ class _Audit:
             return
         size, error, place, _ = failed[0]
         text = str(error)
-        at_the_end = "mat1 and mat2" in text or "linear" in text.lower() or "expected a batch" in text
-        at_the_end |= "AssertionError" in type(error).__name__ or "input size" in text.lower()
-        if at_the_end or len(failed) == 2:
-            self.add(
-                "unusual",
-                "shapes",
-                f"It accepts images of {height}×{width}, and not of {size[0]}×{size[1]}",
-                [place],
-                "What stands before the last layer counts on one size of map.",
-                "nn.AdaptiveAvgPool2d(1) accepts every size.",
-            )
+        in_a_block = any(block.owner and place.startswith(block.owner) for block in self.blocks)
+        in_a_block |= "must match the size of tensor" in text and not place
+        if not in_a_block or len(failed) == 2:
+            self.add("one-size", [place], height, width, size[0], size[1])
         else:
+            pooled = any("p" in _word(block.inner) for block in self.blocks)
             self.add(
-                "wrong",
-                "shapes",
-                f"It runs for {height}×{width} and stops for {size[0]}×{size[1]}",
+                "odd-sizes",
                 [place],
-                f"{type(error).__name__}: {text.splitlines()[0]}. A stride of 2 rounds odd sizes up on one way "
-                "around the block, and down on the other.",
-                "A 3×3 convolution needs padding 1, a 1×1 none; slice the shortcut with [:, :, ::2, ::2].",
+                height,
+                width,
+                size[0],
+                size[1],
+                type(error).__name__,
+                text.splitlines()[0],
+                kind="doubtful" if pooled else "wrong",
             )
 
     def look_at_output(self) -> None:
         out, number = self.out, self.images(self.plan.image_shape).shape[0]
         if out.dim() == 0 or out.shape[0] != number:
-            self.add(
-                "wrong",
-                "shapes",
-                f"{number} images give an output of shape {tuple(out.shape)}",
-                (),
-                "There must be one row for each image; flattening has mixed images with channels.",
-                "Use torch.flatten(x, 1), which leaves the first dimension alone.",
-            )
+            self.add("rows", (), number, tuple(out.shape))
         elif out.dim() != 2:
-            self.add(
-                "unusual",
-                "shapes",
-                f"The output has shape {tuple(out.shape)}",
-                (),
-                "Logits are (N, num_classes).",
-                "Pool over the map and flatten before the last layer, if you want to classify.",
-            )
+            self.add("output-shape", (), tuple(out.shape))
         last = self.origin_of_output()
         while last is not None and last.kind == "pass" and last.parents:
             last = last.parents[0]
         if last is None:
             return
         if last.op == "_softmax" or last.kind == "squash":
-            self.add(
-                "wrong",
-                "order",
-                f"The output passes a {'softmax' if 'softmax' in last.op else last.op}",
-                [last.where],
-                "Cross-entropy in PyTorch takes logits and does the softmax itself. Done twice, the loss of ten "
-                "classes cannot fall below 1.46, and the gradients are small.",
-                "Return the logits; apply softmax where you show probabilities.",
-            )
+            self.add("softmax", [last.where], "softmax" if "softmax" in last.op else last.op)
         elif last.op == "_log_softmax":
-            self.add(
-                "unusual",
-                "order",
-                "The output passes a log-softmax",
-                [last.where],
-                "It belongs to nn.NLLLoss; cross-entropy would do it a second time, which changes nothing.",
-            )
+            self.add("log-softmax", [last.where])
         elif last.kind in ("act", "drop"):
             what = "an activation" if last.kind == "act" else "dropout"
-            self.add(
-                "wrong",
-                "order",
-                f"The logits pass {what}",
-                [last.where],
-                "A logit must be free to be any number.",
-                "End with the linear layer.",
-            )
+            self.add("bent-logits", [last.where], what)
 
     def origin_of_output(self) -> Step | None:
         return self.recorder._origin(self.out)
@@ -675,50 +584,40 @@ class _Audit:
             step, size, wanted = shifted[0]
             k = step.options["kernel"][0]
             self.add(
-                "wrong",
-                "shapes",
-                f"{_many(len(shifted), 'convolution')} with the wrong padding",
+                "padding",
                 [s.where for s, _, _ in shifted],
-                f"A {k}×{k} with padding {step.options['padding'][0]} makes {step.shape[2]}×{step.shape[3]} of "
-                f"{size[0]}×{size[1]}, where {wanted[0]}×{wanted[1]} is right.",
-                f"padding={(k - 1) // 2} keeps the size, but for the stride.",
+                _many(len(shifted), "convolution"),
+                k,
+                step.options["padding"][0],
+                step.shape[2],
+                step.shape[3],
+                size[0],
+                size[1],
+                wanted[0],
+                wanted[1],
+                (k - 1) // 2,
             )
         for step in self.steps:
             if step.kind == "pool" and step.op == "max_pool2d_with_indices":
                 pools.append(step)
         for step in pools:
             size, stride, padding = (step.options[key][0] for key in ("size", "stride", "padding"))
-            if stride == 1:
-                self.add(
-                    "wrong",
-                    "shapes",
-                    f"A max-pool of {size}×{size} with stride 1",
-                    [step.where],
-                    "It does not make the map smaller: all that follows does four times the work.",
-                    "nn.MaxPool2d(3, stride=2, padding=1): the second number is the stride.",
-                )
+            blurred = any(
+                len(s.shape) == 4 and s.shape[2] < step.shape[2] and s.kind != "conv"
+                for s in self.graph.children_of(step)
+            )
+            if stride == 1 and not blurred:
+                self.add("pool-stride", [step.where], size)
             elif (size, stride, padding) != (3, 2, 1) and step in self.stem:
-                odd = step.parents[0].op == "constant_pad_nd"
+                odd = step.parents[0].op == "constant_pad_nd" or step.options["ceil"]
                 self.add(
-                    "unusual" if odd else "doubtful",
-                    "shapes",
-                    f"The stem's max-pool is {size}×{size}, stride {stride}, padding {padding}",
-                    [step.where],
-                    "The paper's is 3×3 with stride 2, and windows that overlap; a padding of 1 makes 56 of 112.",
-                    "nn.MaxPool2d(3, stride=2, padding=1).",
+                    "stem-pool", [step.where], size, stride, padding, kind="unusual" if odd else "doubtful"
                 )
         big = [s for s in self.stem if s.kind == "conv" and s.options["kernel"][0] == 7]
         if big and big[0].options["stride"][0] == 2 and self.blocks:
             entering = self.blocks[0].fork.shape[2]
             if entering > -(-self.plan.image_shape[1] // 4):
-                self.add(
-                    "doubtful",
-                    "shapes",
-                    "A stem of 7×7 with stride 2 and no max-pool",
-                    [big[0].where],
-                    "The maps of every stage have twice the side, and cost four times the work.",
-                    "nn.MaxPool2d(3, stride=2, padding=1) follows the stem in the paper.",
-                )
+                self.add("no-pool", [big[0].where])
 
     # ---- the blocks
 
@@ -806,25 +705,10 @@ class _Audit:
         if idle:
             layers = list(dict.fromkeys(name.rpartition(".")[0] for name in idle))
             count = sum({id(parameters[n]): parameters[n].numel() for n in idle}.values())
-            self.add(
-                "wrong",
-                "counts",
-                f"{_many(len(layers), 'layer')} with weights that never run",
-                layers,
-                f"{count:,} parameters are built and take no part.",
-                "Call them in forward, or do not build them; look for a name that is overwritten.",
-            )
+            self.add("never-runs", layers, _many(len(layers), "layer"), count)
         lost = [step for step in self.steps if step.lost]
         if lost:
-            self.add(
-                "wrong",
-                "counts",
-                f"{_many(len(lost), 'layer')} that the network does not own",
-                list(dict.fromkeys(step.where for step in lost)),
-                "They run, but network.parameters() does not list them: no optimizer trains them, and .to(), "
-                ".eval() and state_dict() pass them by.",
-                "Keep layers in nn.Sequential or nn.ModuleList, not in a list, and build them in __init__.",
-            )
+            self.add("not-owned", list(dict.fromkeys(step.where for step in lost)), _many(len(lost), "layer"))
         self.shared: set[str] = set()
         for kind, what in (("conv", "convolution"), ("norm", "norm"), ("linear", "linear layer")):
             places: dict[str, list[Step]] = {}
@@ -839,13 +723,11 @@ class _Audit:
                 layers = list(dict.fromkeys(name.rpartition(".")[0] for name in names))
                 times = max(len(places[name]) for name in names)
                 self.add(
-                    "wrong",
-                    "counts",
-                    f"{_many(len(layers), what)} used at more than one place",
+                    "shared",
                     layers,
-                    f"The same weights work up to {times} times in one pass"
-                    + (", and the running statistics mix what they see there." if kind == "norm" else "."),
-                    "Build a new layer for every place: [Block() for _ in range(n)], not [Block()] * n.",
+                    _many(len(layers), what),
+                    times,
+                    ", and the running statistics mix what they see there." if kind == "norm" else ".",
                 )
 
     def fill_plan(self) -> None:
@@ -905,13 +787,12 @@ class _Audit:
         if odd:
             most = "×".join(map(str, odd[0].kernels))
             self.add(
-                "doubtful",
-                "counts",
-                f"{_many(len(odd), 'block')} built otherwise than the rest",
+                "other-blocks",
                 [block.owner for block in odd],
-                f"Most blocks have {len(plan.kernels)} convolutions (kernels {_numbers(plan.kernels)}); here "
-                f"they are {_numbers(odd[0].kernels) or most}.",
-                "Compare its constructor and its forward with the others'.",
+                _many(len(odd), "block"),
+                len(plan.kernels),
+                _numbers(plan.kernels),
+                _numbers(odd[0].kernels) or most,
             )
         family = _FAMILY.get(plan.kernels)
         per_block = len(plan.kernels)
@@ -928,23 +809,10 @@ class _Audit:
                 return
             if self.depth not in near or (expected and plan.blocks != expected):
                 should = f", and {_numbers(expected)} belong to that depth" if expected else ""
-                self.add(
-                    "wrong",
-                    "counts",
-                    f"{plan.layers} layers with weights, where {self.said} {self.depth}",
-                    (),
-                    f"The stages have {_numbers(plan.blocks)} blocks{should}.",
-                    "Count the first block of a stage as one of them: n blocks are 1 + (n - 1).",
-                )
+                self.add("depth", (), plan.layers, self.said, self.depth, _numbers(plan.blocks), should)
             return
         if family is None:
-            self.add(
-                "unusual",
-                "counts",
-                f"Blocks of {_many(per_block, 'convolution')} with kernels {_numbers(plan.kernels)}",
-                (),
-                "The paper's have 3, 3 (basic) or 1, 3, 1 (bottleneck).",
-            )
+            self.add("kernels", (), _many(per_block, "convolution"), _numbers(plan.kernels))
             return
         if plan.blocks in family or (len(plan.blocks) == 3 and len(set(plan.blocks)) == 1):
             return
@@ -958,68 +826,29 @@ class _Audit:
                 told = f"ResNet-{layers} has {_numbers(blocks)}"
             else:
                 continue
-            self.add(
-                "doubtful",
-                "counts",
-                f"Stages of {_numbers(plan.blocks)} blocks",
-                (),
-                f"That is no member of the family, but near one: {told}.",
-                "If it is meant to be that one, look at the loop that builds a stage.",
-            )
+            self.add("near-family", (), _numbers(plan.blocks), told)
             return
-        self.add(
-            "unusual",
-            "counts",
-            f"Stages of {_numbers(plan.blocks)} blocks",
-            (),
-            "No network of the paper has these numbers.",
-        )
+        self.add("other-stages", (), _numbers(plan.blocks))
 
     def compare_widths(self) -> None:
         channels, maps = self.plan.channels, self.plan.maps
         ratios = [b / a for a, b in zip(channels, channels[1:], strict=False)]
         equal = [i for i, ratio in enumerate(ratios) if ratio == 1 and maps[i + 1] < maps[i]]
-        if equal and len(equal) < len(ratios):
-            self.add(
-                "wrong",
-                "counts",
-                f"Neighbouring stages with the same channels: {_numbers(channels)}",
-                [self.stages[i + 1][0].owner for i in equal],
-                "Where the map halves, the channels double; here a stage has its neighbour's number.",
-                "Write the channels of the stages as width, 2 width, 4 width, 8 width.",
-            )
+        if equal and len(equal) < len(ratios) and set(ratios) == {1, 2}:
+            self.add("neighbours", [self.stages[i + 1][0].owner for i in equal], _numbers(channels))
         elif any(ratio != 2 for ratio in ratios):
-            self.add(
-                "unusual",
-                "counts",
-                f"The channels of the stages are {_numbers(channels)}",
-                (),
-                "In the paper each stage has twice as many as the one before.",
-            )
+            self.add("channels", (), _numbers(channels))
         if self.plan.kernels == (1, 3, 1):
             ratio = Counter(
                 b.channels / b.convs[1].options["channels"][1] for b in self.blocks if len(b.convs) == 3
             )
             if ratio and set(ratio) != {4.0}:
-                self.add(
-                    "unusual",
-                    "counts",
-                    f"Bottlenecks with an expansion of {_numbers(f'{r:g}' for r in sorted(ratio))}",
-                    (),
-                    "The paper's output has four times the channels of the 3×3.",
-                )
+                self.add("expansion", (), _numbers(f"{r:g}" for r in sorted(ratio)))
         if any(conv.options["groups"] > 1 for block in self.blocks for conv in block.convs):
-            self.add("unusual", "counts", "Convolutions in groups", (), "As in ResNeXt, not in ResNet.")
+            self.add("groups", ())
         first = self.stem_convs[0].options["channels"][0] if self.stem_convs else 3
         if first > 16:
-            self.add(
-                "doubtful",
-                "counts",
-                f"The first convolution reads {first} channels",
-                [self.stem_convs[0].where],
-                "Images have 3, or 1.",
-                "in_channels of the stem is that of the images, not that of the first stage.",
-            )
+            self.add("image-channels", [self.stem_convs[0].where], first)
 
     def compare_strides(self) -> None:
         never = []
@@ -1028,62 +857,22 @@ class _Audit:
             if block.channels > before[-1].channels and not any(b.shrinks for b in stage):
                 dilated = any(conv.options["dilation"][0] > 1 for b in stage for conv in b.convs)
                 if dilated:
-                    self.add(
-                        "unusual",
-                        "shapes",
-                        "Dilation in place of a stride",
-                        [block.owner],
-                        "As networks for segmentation have it.",
-                    )
+                    self.add("dilation", [block.owner])
                 elif block.fork.shape[2] > 1:
                     never.append(block)
         if never:
-            self.add(
-                "wrong",
-                "shapes",
-                f"{_many(len(never), 'stage')} that should halve the map, and do not",
-                [block.owner for block in never],
-                "The channels double and the map keeps its side: four times the work, here and in all that "
-                "follows.",
-                "The first block of a stage has stride 2, in F and on the shortcut. Is the argument used?",
-            )
+            self.add("no-stride", [block.owner for block in never], _many(len(never), "stage"))
         for number, stage in enumerate(self.stages):
             halving = [block for block in stage if block.shrinks]
             if len(halving) > 1:
-                self.add(
-                    "wrong",
-                    "shapes",
-                    f"{len(halving)} blocks of one stage halve the map",
-                    [block.owner for block in halving],
-                    "Only the first block of a stage has the stride; the others keep the map.",
-                    "Give the stride to the first block, and 1 to the rest.",
-                )
+                self.add("every-stride", [block.owner for block in halving], len(halving))
             elif halving and halving[0] is not stage[0]:
-                self.add(
-                    "unusual",
-                    "shapes",
-                    "The map is halved inside of a stage, not at its beginning",
-                    [halving[0].owner],
-                    "Some versions put the stride into the last block.",
-                )
+                self.add("late-stride", [halving[0].owner])
             elif halving and number == 0 and self.blocks[0].fork.shape[2] < self.plan.image_shape[1]:
-                self.add(
-                    "unusual",
-                    "shapes",
-                    "The first stage halves the map, too",
-                    [halving[0].owner],
-                    "In the paper the stem has done it already.",
-                )
+                self.add("first-stride", [halving[0].owner])
         early = [b for b in self.blocks if b.kernels == (1, 3, 1) and b.convs[0].options["stride"][0] > 1]
         if early:
-            self.add(
-                "unusual",
-                "shapes",
-                "The stride stands on the first 1×1 convolution",
-                [block.owner for block in early],
-                "So it was in the paper (v1): three quarters of the map are thrown away unread. torchvision has "
-                "it on the 3×3 (v1.5), at the same number of parameters.",
-            )
+            self.add("stride-1x1", [block.owner for block in early])
 
     # ---- order
 
@@ -1095,26 +884,13 @@ class _Audit:
 
     def read_order(self) -> str:
         for join in self.self_sums:
-            self.add(
-                "wrong",
-                "order",
-                "A sum of something with itself",
-                [join.where],
-                "Both sides of the plus are the same tensor: the output of F is doubled, and x is not there.",
-                "Keep x under a name of its own before the first layer of F.",
-            )
+            self.add("self-sum", [join.where])
         if not self.blocks:
             joined = "cat" in {step.op for step in self.steps if len(step.parents) > 1}
             self.add(
-                "wrong",
-                "order",
-                "No shortcut at all",
+                "plain",
                 (),
-                "Nothing is ever added to what went around some convolutions"
-                + (
-                    ": here it is concatenated, as in a DenseNet." if joined else ": this is a plain network."
-                ),
-                "relu(F(x) + shortcut(x)): look at what forward does with x.",
+                ": here it is concatenated, as in a DenseNet." if joined else ": this is a plain network.",
             )
             return ""
         self.look_for_missing_shortcuts()
@@ -1158,35 +934,18 @@ class _Audit:
             single = [step for step in single if step not in runs]
         if without:
             names = list(dict.fromkeys(without))
-            self.add(
-                "wrong",
-                "order",
-                f"{_many(len(names), 'block')} without a shortcut",
-                names,
-                "Their convolutions run, and nothing is added.",
-                "Every block adds: x itself where the shape stays, a projection where it changes.",
-            )
+            self.add("no-shortcut", names, _many(len(names), "block"))
         if late:
             names = list(dict.fromkeys(late))
             self.add(
-                "wrong",
-                "order",
+                "late-shortcut",
+                names,
                 f"{_many(len(names), 'shortcut')} that does not go around all of its block"
                 if len(names) == 1
                 else f"{_many(len(names), 'shortcut')} that do not go around all of their blocks",
-                names,
-                "A convolution of the block stands before the place where the shortcut begins, or after the "
-                "plus.",
-                "Keep x under a name of its own before the first layer, and add it after the last norm.",
             )
         if single:
-            self.add(
-                "unusual",
-                "order",
-                f"{_many(len(single), 'convolution')} between or behind the blocks",
-                [step.where for step in single],
-                "No shortcut goes around them.",
-            )
+            self.add("loose-convs", [step.where for step in single], _many(len(single), "convolution"))
 
     def blocks_passed(self, step: Step) -> int:
         return sum(block.join.index < step.index for block in self.blocks)
@@ -1194,22 +953,9 @@ class _Audit:
     def look_at_signs(self) -> None:
         minus = [b.owner for b in self.blocks if b.join.op == "sub"]
         if minus:
-            self.add(
-                "wrong",
-                "order",
-                "A minus where the plus should be",
-                minus,
-                "The two ways are subtracted.",
-                "out + shortcut.",
-            )
+            self.add("minus", minus)
         if self.long:
-            self.add(
-                "unusual",
-                "order",
-                f"{_many(len(self.long), 'shortcut')} around whole groups of blocks",
-                [b.owner for b in self.long],
-                "The paper has one around each block.",
-            )
+            self.add("long-shortcut", [b.owner for b in self.long], _many(len(self.long), "shortcut"))
 
     def look_inside(self) -> None:
         """F of every block."""
@@ -1235,48 +981,19 @@ class _Audit:
             if some_norms and self.lacks_norm(block, word):
                 bare.append(block.owner)
         if relu_last:
-            self.add(
-                "wrong",
-                "order",
-                f"ReLU before the plus in {_many(len(relu_last), 'block')}",
-                relu_last,
-                "F ends with an activation, so it is never negative: a block can raise its input and never "
-                "lower it.",
-                "The last norm goes straight into the plus; the ReLU comes after it.",
-            )
+            self.add("relu-before-plus", relu_last, _many(len(relu_last), "block"))
         if linear:
             linear = list(dict.fromkeys(linear))
-            self.add(
-                "wrong",
-                "order",
-                f"No ReLU between two convolutions in {_many(len(linear), 'block')}",
-                linear,
-                "Two linear layers in a row can do no more than one.",
-                "Convolution, norm, ReLU; only the last norm of F has none.",
-            )
+            self.add("linear-pair", linear, _many(len(linear), "block"))
         if early:
-            self.add(
-                "doubtful",
-                "order",
-                f"ReLU before the norm in {_many(len(early), 'block')}",
-                early,
-                "The norm then sees only what is not negative.",
-                "Convolution, norm, ReLU, in this order.",
-            )
+            self.add("relu-before-norm", early, _many(len(early), "block"))
         stem = [s for s in self.stem_convs if some_norms and not self.normed(s) and not self.v2]
         if stem and stem[-1] is self.stem_convs[-1]:
             bare.append(stem[-1].where)
         if bare:
-            self.add(
-                "wrong",
-                "order",
-                f"A convolution without its norm at {_many(len(bare), 'place')}",
-                bare,
-                "The others are normalized; what this one puts out has a scale of its own.",
-                "Every convolution of the paper is followed by batch normalization.",
-            )
+            self.add("bare-conv", bare, _many(len(bare), "place"))
         elif not some_norms:
-            self.add("unusual", "order", "No normalization", (), "Every network of the paper has it.")
+            self.add("no-norms", ())
 
     def lacks_norm(self, block: _Block, word: str) -> bool:
         if self.v2:
@@ -1318,70 +1035,28 @@ class _Audit:
             all_of_them = len(bare) == len(self.projected)
             style = all_of_them and len(biased) > len(bare)
             self.add(
-                "doubtful" if style else "wrong",
-                "order",
-                f"{_many(len(bare), 'projection')} without a norm",
+                "bare-projection",
                 [block.owner for block in bare],
-                "F is normalized and the shortcut is not, so the two are added on different scales"
-                + (". d2l.ai's network is built so, with biases in place of the norms." if style else "."),
-                "nn.Sequential(1×1 convolution, batch norm) on the shortcut.",
+                _many(len(bare), "projection"),
+                ". d2l.ai's network is built so, with biases in place of the norms." if style else ".",
+                kind="doubtful" if style else "wrong",
             )
         if active:
-            self.add(
-                "wrong",
-                "order",
-                f"An activation on {_many(len(active), 'shortcut')}",
-                active,
-                "The shortcut must carry negative numbers too; a helper for convolution, norm and ReLU does not "
-                "fit here.",
-                "On the shortcut stand a convolution and its norm, or nothing.",
-            )
+            self.add("active-shortcut", active, _many(len(active), "shortcut"))
         if normed:
-            self.add(
-                "wrong",
-                "order",
-                f"A norm on {_many(len(normed), 'shortcut')} without a convolution",
-                normed,
-                "The identity is no identity any more: it is scaled anew in every block.",
-                "Where the shape stays, add x itself.",
-            )
+            self.add("normed-shortcut", normed, _many(len(normed), "shortcut"))
         if touched:
-            self.add(
-                "doubtful",
-                "order",
-                f"{_many(len(touched), 'shortcut')} scaled, gated or with dropout",
-                touched,
-                "He et al. 2016 tried it: a shortcut with anything on it trains worse.",
-                "Put it into F.",
-            )
+            self.add("touched-shortcut", touched, _many(len(touched), "shortcut"))
         if three:
-            self.add(
-                "unusual",
-                "order",
-                f"{_many(len(three), 'projection')} larger than 1×1",
-                three,
-                "The paper's are 1×1.",
-            )
+            self.add("large-projection", three, _many(len(three), "projection"))
         if same:
-            self.add(
-                "unusual",
-                "order",
-                f"{_many(len(same), 'projection')} where the shape stays",
-                same,
-                "Neither option B, which has them where the shape changes, nor C, which has them everywhere.",
-            )
+            self.add("needless-projection", same, _many(len(same), "projection"))
         if self.plan.shortcuts.startswith("option C") and len(self.blocks) > len(self.stages):
-            self.add(
-                "unusual",
-                "order",
-                "A projection in every block",
-                (),
-                "Option C of the paper. Option B has them only where the shape changes, at far fewer parameters.",
-            )
+            self.add("option-c", ())
 
     def look_at_the_road(self) -> None:
         """What every block's output, and so every shortcut, must pass."""
-        no_relu, with_norm, relu_v2 = [], [], []
+        no_relu, with_norm, relu_v2, factors = [], [], [], []
         for number in range(1, len(self.blocks)):
             block, before = self.blocks[number], self.blocks[number - 1]
             road = self.road(number)
@@ -1390,51 +1065,30 @@ class _Audit:
                 no_relu.append(before.owner)
             if ("n" in road or "f" in road) and not block.projections:
                 with_norm.append(before.owner)
-            if self.v2 and "a" in road and "n" not in road:
+            if self.v2 and "a" in road and "n" not in road and not block.projections:
                 relu_v2.append(block.owner)
             if "s" in road or "d" in road:
-                self.add("unusual", "order", "A factor or dropout after the plus", [before.owner], "")
+                factors.append(before.owner)
+        if factors:
+            self.add("factor-after-plus", factors)
         head = self.head_word()
         if "a" not in head:
             no_relu.append(self.blocks[-1].owner)
         if no_relu and self.v2:
-            self.add(
-                "wrong",
-                "order",
-                "Nothing activates the last sum",
-                no_relu,
-                "A network of pre-activation blocks ends with one more norm and ReLU, before the pooling.",
-                "x = relu(norm(x)) after the last block.",
-            )
+            self.add("no-last-relu-v2", no_relu)
         elif no_relu:
-            self.add(
-                "wrong",
-                "order",
-                f"No ReLU after the plus in {_many(len(no_relu), 'block')}",
-                no_relu,
-                "The output of such a block is never activated.",
-                "return relu(out + shortcut).",
-            )
+            self.add("no-last-relu", no_relu, _many(len(no_relu), "block"))
         if with_norm:
             self.add(
-                "wrong",
-                "order",
-                f"A norm after the plus of {_many(len(with_norm), 'block')}",
+                "norm-after-plus",
                 with_norm,
-                "It rescales the shortcut too, in every block anew, and the early blocks fade.",
+                _many(len(with_norm), "block"),
                 "Norm inside of F, then the plus."
                 if not self.v2
                 else "In v2 the shortcut begins before the norm, unless a projection stands on it.",
             )
         if relu_v2:
-            self.add(
-                "wrong",
-                "order",
-                f"A ReLU on the main road before {_many(len(relu_v2), 'block')}",
-                relu_v2,
-                "Pre-activation blocks leave the sum as it is: here every sum passes a ReLU.",
-                "nn.ReLU() without inplace=True on a tensor that the shortcut still needs.",
-            )
+            self.add("relu-on-road", relu_v2, _many(len(relu_v2), "block"))
 
     def head_word(self) -> str:
         last = self.origin_of_output() or self.steps[-1]
@@ -1444,100 +1098,53 @@ class _Audit:
     def look_at_extras(self) -> None:
         stem = _word([s for s in self.stem if s.kind != "pass"])
         if self.stem_convs and "a" not in stem and not self.v2:
-            self.add(
-                "wrong",
-                "order",
-                "No ReLU in the stem",
-                [self.stem_convs[-1].where],
-                "The first block's shortcut carries what was never activated.",
-                "Convolution, norm, ReLU, then the pool.",
-            )
+            self.add("stem-relu", [self.stem_convs[-1].where])
         if re.match("[sofg]+c", stem):
-            self.add("unusual", "order", "Arithmetic on the images before the stem", (), "")
+            self.add("image-arithmetic", ())
         biased = [
             s for s in self.convs if s.options["bias"] and s not in self.gate_steps and self.cancelled(s)
         ]
         if biased:
             count = sum(s.options["channels"][1] for s in biased)
-            self.add(
-                "doubtful",
-                "counts",
-                f"{_many(len(biased), 'convolution')} with a bias in front of a norm",
-                [s.where for s in biased],
-                f"The norm subtracts it again: {count:,} parameters that do nothing.",
-                "bias=False.",
-            )
+            self.add("bias", [s.where for s in biased], _many(len(biased), "convolution"), count)
         gates = [s for b in self.blocks for s in b.inner if s.kind == "gate"]
         if gates:
-            self.add(
-                "unusual",
-                "order",
-                "Gates inside of the blocks",
-                [s.where for s in gates],
-                "Such as squeeze-and-excitation; not in the paper.",
-            )
+            self.add("gates", [s.where for s in gates])
         drops = [s for s in self.steps if s.kind == "drop"]
         if drops:
-            self.add(
-                "unusual",
-                "order",
-                "Dropout",
-                [s.where for s in drops],
-                "In training mode something is left out by chance; the paper's ResNets have none.",
-            )
+            self.add("dropout", [s.where for s in drops])
         scales = [s for b in self.blocks for s in b.inner if s.kind == "scale"]
         if scales:
-            self.add(
-                "unusual",
-                "order",
-                "A factor inside of F",
-                [s.where for s in scales],
-                "The paper has none there.",
-            )
+            self.add("factor", [s.where for s in scales])
         paths = {s for b in self.blocks for s in b.path}
         strange = [
             s
             for s in self.steps
-            if s not in self.gate_steps and s not in paths and len(s.shape) == 4 and s.kind in ("other", "cut")
+            if s not in self.gate_steps
+            and s not in paths
+            and len(s.shape) == 4
+            and s.kind in ("other", "cut")
         ]
         strange = [s for s in strange if s.op not in ("constant_pad_nd", "convolution", "copy")]
         if strange:
-            self.add(
-                "unusual",
-                "order",
-                f"Operations on the maps that no network of the paper has: {_numbers(sorted({s.op for s in strange}))}",
-                [s.where for s in strange],
-                "The audit does not judge them.",
-            )
+            self.add("strange", [s.where for s in strange], _numbers(sorted({s.op for s in strange})))
         others = Counter(s.op for s in self.steps if s.kind == "act")
         if set(others) - {"relu"}:
             names = _numbers(sorted({name.replace("hardtanh", "relu6") for name in others}))
-            self.add("unusual", "order", f"Activations: {names}", (), "The paper has ReLU alone.")
+            self.add("activations", (), names)
         kinds = {s.op for s in self.norms if not s.op.endswith(("batch_norm", "legit", "update"))}
         if kinds - {"mul", "div"}:
-            self.add("unusual", "order", "A norm that is no batch norm", (), "It has no running statistics.")
+            self.add("other-norms", ())
         elif kinds:
-            self.add("unusual", "order", "Norms written by hand", (), "They are seen, and not compared.")
+            self.add("hand-norms", ())
         pools = [s for s in self.steps if s.kind == "pool" and s.index > self.blocks[-1].join.index]
         if not pools:
-            self.add(
-                "unusual",
-                "order",
-                "No pooling over the last map",
-                (),
-                "The paper averages over it, so that any size of image fits.",
-            )
+            self.add("no-last-pool", ())
         elif any("max" in step.op for step in pools):
-            self.add("unusual", "order", "The last map is reduced by its maximum", (), "The paper averages.")
+            self.add("max-last-pool", ())
         pooled = [b.owner for b in self.blocks if b.projections and "p" in _word(b.path)]
         if pooled:
-            self.add(
-                "unusual",
-                "order",
-                "An average pool in front of the projections",
-                pooled,
-                "As in ResNet-D, which loses nothing where the map halves.",
-            )
+            self.add("pooled-projection", pooled)
 
     def cancelled(self, conv: Step) -> bool:
         """Whether a batch norm reads what the convolution puts out, at once."""
@@ -1554,44 +1161,29 @@ class _Audit:
             if s.out.is_floating_point() and s.out.dtype != torch.float32 and s.kind != "image"
         ]
         if casts:
-            self.add(
-                "wrong",
-                "gradients",
-                f"Numbers of type {str(casts[0].out.dtype).removeprefix('torch.')} in a float32 network",
-                [s.where for s in casts],
-                "A cast stands in forward.",
-                "Take .half() or .double() out of forward; use torch.autocast around the call.",
-            )
+            self.add("casts", [s.where for s in casts], str(casts[0].out.dtype).removeprefix("torch."))
         frozen = [n for n, p in self.network.named_parameters() if not p.requires_grad]
         if frozen:
             layers = list(dict.fromkeys(name.rpartition(".")[0] for name in frozen))
             learning = {n.split(".")[0] for n, p in self.network.named_parameters() if p.requires_grad}
             head_only = len(learning) == 1
             self.add(
-                "unusual" if head_only else "doubtful",
-                "gradients",
-                f"{_many(len(layers), 'layer')} with frozen weights",
+                "frozen",
                 layers,
-                "requires_grad is False: no training changes them"
-                + (", as in transfer learning." if head_only else "."),
+                _many(len(layers), "layer"),
+                ", as in transfer learning." if head_only else ".",
                 "" if head_only else "parameter.requires_grad_(True), if they are to learn.",
+                kind="unusual" if head_only else "doubtful",
             )
         inside = {
             step: block.owner for block in self.blocks for step in (*block.inner, *block.path, block.join)
         }
         cuts = [step for step in self.graph.cuts(self.out) if not (frozen and not self.learns_above(step))]
         if cuts:
-            self.add(
-                "wrong",
-                "gradients",
-                f"The gradient is cut at {_many(len(cuts), 'place')}",
-                [inside.get(step, step.where) for step in cuts],
-                "What goes on from there is computed, and nothing in front of it learns from it.",
-                "Look for .detach(), .data, torch.no_grad(), .item() and numpy().",
-            )
+            self.add("cut", [inside.get(step, step.where) for step in cuts], _many(len(cuts), "place"))
         if not self.out.requires_grad:
             if not cuts:
-                self.add("wrong", "gradients", "The output has no gradient", (), "Nothing in it can learn.")
+                self.add("no-gradient", ())
             return ""
         generator = torch.Generator().manual_seed(1)
         direction = torch.randn(self.out.shape, generator=generator)
@@ -1599,14 +1191,7 @@ class _Audit:
             (self.out * direction).sum().backward()
         except RuntimeError as error:
             text = str(error).splitlines()[0]
-            self.add(
-                "wrong",
-                "gradients",
-                "The backward pass stops",
-                self.suspects(),
-                f"{text.partition(': [')[0]}.",
-                "Something is changed in place that autograd still needs: write out = out + x, not x += out.",
-            )
+            self.add("backward", self.suspects(), text.partition(": [")[0])
             return ""
         used = {name for step in self.steps for name in step.weights}
         dead = [
@@ -1615,14 +1200,7 @@ class _Audit:
             if p.requires_grad and n in used and (p.grad is None or not bool(p.grad.any()))
         ]
         if dead and not cuts:
-            self.add(
-                "wrong",
-                "gradients",
-                f"{_many(len(dead), 'weight')} without a gradient",
-                dead,
-                "They take part in the output and never learn.",
-                "Follow the tensor from there to the output: where does it end?",
-            )
+            self.add("dead-weight", dead, _many(len(dead), "weight"))
         return ""
 
     def suspects(self) -> list[str]:
@@ -1639,14 +1217,7 @@ class _Audit:
     def compare_modes(self) -> str:
         stuck = [s for s in self.norms if s.options.get("training") is False]
         if stuck:
-            self.add(
-                "wrong",
-                "statistics",
-                f"{_many(len(stuck), 'norm')} in evaluation mode while the network trains",
-                [s.where for s in stuck],
-                "They use running statistics that never move.",
-                "Let train() and eval() reach every layer; F.batch_norm needs training=self.training.",
-            )
+            self.add("stuck-norms", [s.where for s in stuck], _many(len(stuck), "norm"))
         strange = [
             (name, module)
             for name, module in self.network.named_modules()
@@ -1654,24 +1225,11 @@ class _Audit:
         ]
         if strange:
             self.add(
-                "doubtful",
-                "statistics",
-                f"{_many(len(strange), 'norm')} with a momentum of {strange[0][1].momentum:g}",
-                [name for name, _ in strange],
-                "In PyTorch it is the share of the new batch: these running statistics forget all but the last "
-                "one or two. Keras and TensorFlow count the other way round.",
-                "momentum=0.1 here is 0.9 there.",
+                "momentum", [name for name, _ in strange], _many(len(strange), "norm"), strange[0][1].momentum
             )
         wide = [(n, m) for n, m in self.network.named_modules() if isinstance(m, _BN) and m.eps >= 1e-2]
         if wide:
-            self.add(
-                "doubtful",
-                "statistics",
-                f"{_many(len(wide), 'norm')} with an epsilon of {wide[0][1].eps:g}",
-                [name for name, _ in wide],
-                "It is added to the variance to avoid a division by zero, and here it is large.",
-                "PyTorch's default is 1e-5.",
-            )
+            self.add("epsilon", [name for name, _ in wide], _many(len(wide), "norm"), wide[0][1].eps)
         network = self.network.eval()
         images = self.images(self.plan.image_shape)
         given = images.clone()
@@ -1687,14 +1245,7 @@ class _Audit:
         drawn = not torch.equal(states[0][0], states[1][0]) or states[0][1] != states[1][1]
         training = [s for s in recorder.steps if s.kind == "norm" and s.options.get("training")]
         if training:
-            self.add(
-                "wrong",
-                "statistics",
-                f"{_many(len(training), 'norm')} in training mode while the network evaluates",
-                [s.where for s in training],
-                "What is predicted for an image depends on which others are in its batch.",
-                "Norms need running statistics, and eval() has to reach them.",
-            )
+            self.add("training-norms", [s.where for s in training], _many(len(training), "norm"))
         scale = 1 + float(first.abs().max())
         moved = [
             name
@@ -1702,32 +1253,11 @@ class _Audit:
             if not torch.equal(before[name], b) and not bool((b != b).any())
         ]
         if moved:
-            self.add(
-                "wrong",
-                "statistics",
-                "Evaluation changes the network",
-                [name.rpartition(".")[0] for name in moved],
-                "Buffers are not what they were before a forward pass in evaluation mode.",
-                "Only training may move running statistics.",
-            )
+            self.add("eval-changes", [name.rpartition(".")[0] for name in moved])
         if drawn or (first - again).abs().max() > 1e-5 * scale:
-            self.add(
-                "wrong",
-                "statistics",
-                "Chance in evaluation mode",
-                [s.where for s in recorder.steps if s.kind == "drop"],
-                "Asked twice, it gives two answers, or draws random numbers.",
-                "F.dropout needs training=self.training; nn.Dropout knows its mode.",
-            )
+            self.add("chance", [s.where for s in recorder.steps if s.kind == "drop"])
         elif not training and first.shape[:1] == (4,) and (first[:1] - single).abs().max() > 1e-3 * scale:
-            self.add(
-                "wrong",
-                "statistics",
-                "The images of a batch are mixed",
-                (),
-                "In evaluation mode too, the output for an image depends on the others.",
-                "Look for a view() or a mean() that takes the first dimension along.",
-            )
+            self.add("mixed-images", ())
         return ""
 
     # ---- the twin
@@ -1752,20 +1282,12 @@ class _Audit:
                         else "option A (half of the zeros before the old channels, half behind)"
                     )
                 return ""
-        self.add(
-            "wrong",
-            "twin",
-            "A plan like a ResNet's, and another output",
-            (),
-            "With the same weights in it, the book's network of this plan gives other numbers: the largest "
-            f"difference is {min(differences):.1g} of the largest output.",
-            "Compare block by block: feed both the same tensor, and halve the network until they differ.",
-        )
+        self.add("twin", (), min(differences))
         return ""
 
     def no_twin(self) -> str:
         plan = self.plan
-        if not self.blocks or not self.findings == [f for f in self.findings if f.what.startswith(_HARMLESS)]:
+        if not self.blocks or any(finding.key not in _HARMLESS for finding in self.findings):
             return "what is found above comes first, or the book has no network of this form"
         if plan.kernels not in _BLOCK_NAMES or self.v2:
             return "the book has no network of this form to compare with"
@@ -1854,30 +1376,19 @@ class _Audit:
         channels, height, width = self.plan.image_shape
         for size, training in (((height, width), True), ((height + 11, width - 3), False)):
             images = self.images((channels, *size), 2).double()
-            if True:
-                mine.train(training)
-                twin.train(training)
-                with torch.no_grad():
-                    try:
-                        given = self.forward(images.clone())
-                    except Exception:  # noqa: BLE001 - a network for one size; that was said already
-                        continue
-                    right = twin(images)
-                worst = max(worst, float((given - right).abs().max() / right.abs().max()))
+            mine.train(training)
+            twin.train(training)
+            with torch.no_grad():
+                try:
+                    given = self.forward(images.clone())
+                except Exception:  # noqa: BLE001 - a network for one size; that was said already
+                    continue
+                right = twin(images)
+            worst = max(worst, float((given - right).abs().max() / right.abs().max()))
         return worst
 
     def in_order(self, graph: Graph, steps: list[Step]) -> list[Step]:
         """Steps in an order that does not depend on which way around a block runs first."""
-        depth: dict[int, int] = {}
-        for step in graph.steps:
-            depth[step.index] = 1 + max((depth[p.index] for p in step.parents), default=0)
-
-        def key(step: Step) -> tuple:
-            passed = sum(graph.is_above(s, step) for s in graph.steps if s.kind == "join")
-            kernel = step.options.get("kernel", (0,))[0]
-            return passed, kernel, depth[step.index]
-
-        del key
         joins = [s for s in graph.steps if s.kind == "join"]
         placed: list[Step] = []
         sums: set[int] = set()
@@ -1898,26 +1409,20 @@ class _Audit:
 
 # What one mistake looks like besides: whoever mends the first has mended the others.
 _EXPLAINS = {
-    "not go around all": "built otherwise|Blocks of|norm after the plus|Stages of|No ReLU after",
-    "without a shortcut": "built otherwise|The first stage halves|Blocks of|Stages of",
-    "norm after the plus": "without its norm",
-    "used at more than one place": "Stages of",
-    "does not own": "in training mode while the network evaluates|Chance in evaluation",
-    "max-pool of .* stride 1": "no max-pool",
-    "with itself": "No shortcut at all",
-    "halve the map": "where the shape stays",
-    "and stops for": "average pool in front",
-    "caller's images": "Arithmetic on the images",
+    "late-shortcut": "other-blocks kernels norm-after-plus other-stages near-family no-last-relu",
+    "no-shortcut": "other-blocks kernels first-stride other-stages near-family",
+    "norm-after-plus": "bare-conv",
+    "shared": "other-stages near-family",
+    "not-owned": "training-norms chance",
+    "pool-stride": "no-pool",
+    "self-sum": "plain",
+    "every-stride": "needless-projection",
+    "odd-sizes": "pooled-projection",
+    "changes-images": "image-arithmetic",
 }
 
 # What the twin has too, or can have.
-_HARMLESS = (
-    "The stride stands on the first 1×1",
-    "A projection in every block",
-    "Stages of",
-    "It accepts images of",
-    "The stem's max-pool is 3×3, stride 2, padding 1",
-)
+_HARMLESS = {"stride-1x1", "option-c", "other-stages", "near-family", "one-size"}
 
 
 class _ThreeStages(nn.Module):

@@ -154,7 +154,7 @@ class Recorder(TorchDispatchMode):
         op = re.sub(r"_$", "", name)
         in_place = func._schema.is_mutable and outputs[0] is tensors[0] if tensors else False
         parents = tuple(dict.fromkeys(origin for origin in origins if origin is not None))
-        if not parents:
+        if not parents or op.endswith("_like") or op.startswith("new_"):  # of which only the shape matters
             self._note_weights(op, tensors, outputs)
             return result
         operands = tuple(
@@ -258,7 +258,9 @@ class Recorder(TorchDispatchMode):
             return {"training": training, "momentum": numbers[0], "eps": numbers[-1]}
         if op == "max_pool2d_with_indices" or op == "avg_pool2d":
             size, stride, padding = (*args[1:4], 0, 0)[:3]
-            return {"size": _pair(size), "stride": _pair(stride or size), "padding": _pair(padding)}
+            ceil = args[5] if op.startswith("max") and len(args) > 5 else False
+            found = {"size": _pair(size), "stride": _pair(stride or size), "padding": _pair(padding)}
+            return {**found, "ceil": ceil}
         return {}
 
     def _kind(self, step: Step, out: Tensor, tensors: list[Tensor]) -> str:
@@ -362,6 +364,15 @@ class Graph:
                 found.append(self.steps[index])
             rest >>= 1
             index += 1
+        return found
+
+    def children_of(self, step: Step) -> list[Step]:
+        """All steps that read it, directly or by way of what has the same size of map."""
+        found: list[Step] = []
+        for child in self.children[step.index]:
+            found.append(child)
+            if child.kind in ("pass", "other", "cut"):
+                found += self.children_of(child)
         return found
 
     def cuts(self, out: Tensor) -> list[Step]:
