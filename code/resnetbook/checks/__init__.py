@@ -5,6 +5,7 @@ what to look at next. A check never says that something is right which it has no
 trusted implementation.
 """
 
+from resnetbook.checks.audit import audit
 from resnetbook.checks.chapter01 import batch_norm, conv2d, lenet_counts, output_size, receptive_span
 from resnetbook.checks.chapter02 import (
     degradation_gap,
@@ -46,12 +47,20 @@ from resnetbook.checks.chapter10 import (
     scaled_lr,
     shares,
 )
+from resnetbook.checks.chapter12 import (
+    first_difference,
+    mixes_images,
+    option_a,
+    resnet18_parameters,
+    without_gradient,
+)
 from resnetbook.checks.common import CheckFailed
 
 __all__ = [
     "CheckFailed",
     "accumulate",
     "accuracy",
+    "audit",
     "average_gradients",
     "basic_parameters",
     "batch_norm",
@@ -67,19 +76,23 @@ __all__ = [
     "dirac_kernel",
     "ema",
     "equal_cost_channels",
+    "first_difference",
     "gradient_norms",
     "learning_rate",
     "lenet_counts",
     "loss_scaler",
     "map_sizes",
+    "mixes_images",
     "momentum_step",
     "network_parameters",
+    "option_a",
     "output_size",
     "paths_through",
     "pre_activation_block",
     "receptive_span",
     "residual_block",
     "residual_factor",
+    "resnet18_parameters",
     "resnet34",
     "ring_seconds",
     "scaled_lr",
@@ -89,4 +102,5 @@ __all__ = [
     "shortcut_parameters",
     "smoothed_cross_entropy",
     "start_as_identity",
+    "without_gradient",
 ]

@@ -1488,8 +1488,8 @@ def _advice(error: Exception) -> str:
         return "A layer is None where it is called: look for a name that is overwritten, or never set."
     if "must match the size of tensor" in text:
         return (
-            "The two sides of a plus have different shapes: where channels or sizes change, the shortcut needs "
-            "a projection with the same stride."
+            "The two sides of a plus have different shapes: where channels or sizes change, the shortcut "
+            "needs a projection with the same stride."
         )
     if "to have" in text and "channels" in text:
         return "A layer is given other channels than it was built for: follow in_channels through the stages."
