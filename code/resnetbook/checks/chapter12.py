@@ -155,7 +155,7 @@ def _networks() -> list[nn.Module]:
 def _company() -> list[tuple]:
     torch.manual_seed(1)
     images = torch.randn(5, 1, 4, 4, dtype=torch.float64)
-    return [(network.train(mode), images.clone()) for network in _networks() for mode in (True, False)]
+    return [(network.train(mode), images.clone()) for mode in (True, False) for network in _networks()]
 
 
 mixes_images = Exercise(
@@ -273,6 +273,15 @@ class _Scale(nn.Module):
         return x.mul_(self.factor) if self.in_place else x * self.factor
 
 
+class _Clip(nn.Module):
+    def __init__(self, most: float) -> None:
+        super().__init__()
+        self.most = most
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.clamp(max=self.most)
+
+
 def _stacks() -> list[tuple]:
     def stack(*factors: float, in_place: int = -1) -> list[nn.Module]:
         return [_Scale(factor, number == in_place) for number, factor in enumerate(factors)]
@@ -285,6 +294,8 @@ def _stacks() -> list[tuple]:
         (stack(7, 3, 4, 5), stack(2, 3, 4, 5), x.clone()),
         (stack(2, 3, 4, 7), stack(2, 3, 4, 5), x.clone()),
         (stack(2, 3, 4, 7, in_place=1), stack(2, 3, 4, 5), x.clone()),
+        # What differs only for numbers as large as the block before gives.
+        ([_Scale(9), _Clip(4)], [_Scale(9), _Clip(7)], x / 6),
         # Two mistakes that cancel each other: the last outputs agree.
         (stack(2, 6, 2, 5), stack(2, 3, 4, 5), x.clone()),
     ]
@@ -309,7 +320,7 @@ def first_difference(
 """,
     cases=_stacks,
     form="first_difference(mine, trusted, x)",
-    ignored=("mode of *", "gradients of *"),
+    ignored=("mine", "trusted"),
     slips="""
 return number⏎ -> found = number⏎
 return len(trusted) -> return found if "found" in locals() else len(trusted)
@@ -324,5 +335,5 @@ if not torch -> if torch
     this is the first block that agrees.
 """,
     otherwise="give both the same tensor, compare what comes out, and go on with the trusted one's output.",
-    right="seven pairs of stacks: the same, one block off, two off, two that cancel, one that works in place.",
+    right="eight pairs of stacks: the same, one block off, two off, two that cancel, one in place.",
 )
