@@ -418,3 +418,136 @@ DOUBTFUL: dict[str, tuple[type[Net], str]] = {
     "ReLU before the norm": (with_block(residual=_relu_first), "ReLU before the norm"),
     "64 channels of images": (with_net(in_channels=64), "reads 64 channels"),
 }
+
+
+# ---- nothing wrong with these
+
+
+class Gated(Block):
+    """With squeeze-and-excitation."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
+        super().__init__(in_channels, out_channels, stride)
+        self.squeeze = nn.Linear(out_channels, max(out_channels // 4, 1))
+        self.excite = nn.Linear(max(out_channels // 4, 1), out_channels)
+
+    def residual(self, x: Tensor) -> Tensor:
+        out = super().residual(x)
+        scale = torch.sigmoid(self.excite(F.relu(self.squeeze(out.mean((2, 3))))))
+        return out * scale[:, :, None, None]
+
+
+class Padded(Block):
+    """Option A, with zeros on both sides of the old channels."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
+        super().__init__(in_channels, out_channels, stride)
+        self.project = None
+        self.new, self.stride = out_channels - in_channels, stride
+
+    def shortcut(self, x: Tensor) -> Tensor:
+        x = x[:, :, :: self.stride, :: self.stride]
+        return F.pad(x, (0, 0, 0, 0, self.new // 2, self.new - self.new // 2))
+
+
+class Doubled(Padded):
+    """Option A, as some code for Torch has it: the zeros are x * 0."""
+
+    def shortcut(self, x: Tensor) -> Tensor:
+        if self.new == 0:
+            return x
+        x = F.avg_pool2d(x, 1, self.stride)
+        return torch.cat((x, x.mul(0)), 1)
+
+
+class Sliced(Padded):
+    """Option A, written into a part of the output."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.residual(x).clone()
+        out[:, : x.shape[1]] += x[:, :, :: self.stride, :: self.stride]
+        return F.relu(out)
+
+
+class PreActivated(Block):
+    """Version 2, its projection on the activated input."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
+        super().__init__(in_channels, out_channels, stride)
+        self.norm1 = nn.BatchNorm2d(in_channels)
+        if self.project is not None:
+            self.project = self.project[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        active = F.relu(self.norm1(x))
+        shortcut = x if self.project is None else self.project(active)
+        return self.second(F.relu(self.norm2(self.first(active)))) + shortcut
+
+
+def _pre_activated(self):
+    self.final = nn.BatchNorm2d(64)
+    self.stem[1] = self.stem[2] = nn.Identity()
+
+
+def _groups(self):
+    channels = self.norm1.num_features
+    self.norm1, self.norm2 = nn.GroupNorm(4, channels), nn.GroupNorm(4, channels)
+
+
+def _swish(self, x):
+    out = self.norm1(self.first(x))
+    return self.norm2(self.second(out * torch.sigmoid(out)))
+
+
+def _with_dropout(self, x):
+    out = F.dropout(F.relu(self.norm1(self.first(x))), 0.1, self.training)
+    return self.norm2(self.second(out))
+
+
+def _deep_stem(self):
+    layers = []
+    for i, o, stride in ((3, 4, 2), (4, 4, 1), (4, 8, 1)):
+        layers += [nn.Conv2d(i, o, 3, stride, 1, bias=False), nn.BatchNorm2d(o), nn.ReLU()]
+    self.stem = nn.Sequential(*layers, nn.MaxPool2d(3, 2, 1))
+
+
+def _small_stem(self):
+    self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, 1, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU())
+
+
+# Each network, and what the report says of it that is neither wrong nor doubtful; "" for nothing.
+SOUND: dict[str, tuple[type[Net], str]] = {
+    "basic": (Net, ""),
+    "bottleneck": (with_block(Bottleneck), ""),
+    "other widths": (with_net(widths=(12, 24, 48, 96)), ""),
+    "deeper": (with_net(blocks=(2, 3, 4, 2)), "Stages of 2, 3, 4, 2 blocks"),
+    "shallow": (with_net(blocks=(1, 1, 1, 1)), ""),
+    "three stages": (with_net(blocks=(2, 2, 2), widths=(8, 16, 32), strides=(1, 2, 2)), ""),
+    "one channel": (with_net(in_channels=1), ""),
+    "deep stem": (with_net(__init__=_init(_deep_stem)), ""),
+    "small stem": (with_net(__init__=_init(_small_stem)), ""),
+    "squeeze and excitation": (with_block(Gated), "Gates"),
+    "dropout": (with_block(residual=_with_dropout), "Dropout"),
+    "swish": (with_block(residual=_swish), "silu"),
+    "group norm": (with_block(__init__=_init(_groups)), "no batch norm"),
+    "option A, both sides": (with_block(Padded), ""),
+    "option A, times zero": (with_block(Doubled), ""),
+    "option A, in a slice": (with_block(Sliced), ""),
+    "in place where it may": (with_block(join=lambda self, out, shortcut: out.add_(shortcut).relu_()), ""),
+    "ReLU by hand": (
+        with_block(join=lambda self, out, shortcut: (out + shortcut) * (out + shortcut > 0)),
+        "",
+    ),
+    "ReLU by maximum": (
+        with_block(join=lambda self, out, shortcut: torch.maximum(out + shortcut, torch.zeros(()))),
+        "",
+    ),
+    "pre-activation": (
+        with_net(
+            block=PreActivated,
+            __init__=_init(_pre_activated),
+            head=lambda self, x: self.last(F.relu(self.final(x)).mean((2, 3))),
+        ),
+        "",
+    ),
+}

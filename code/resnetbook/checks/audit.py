@@ -13,6 +13,7 @@ import io
 import math
 import random
 import re
+import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -161,15 +162,18 @@ class Report:
         return f"nothing wrong ({counts})" if self.ok else f"not right ({counts})"
 
     def __str__(self) -> str:
-        lines = [f"{self.name}: {self.verdict}", f"  {self.plan}"]
+        lines = [f"{self.name}: {self.verdict}", *_wrapped(str(self.plan), "  ")]
         for kind in KINDS:
             found = getattr(self, kind)
             if found:
                 lines += ["", f"{_HEADINGS[kind]}:"]
-                lines += [f"  {number}. {finding}" for number, finding in enumerate(found, start=1)]
+                for number, finding in enumerate(found, start=1):
+                    lines += _wrapped(f"{number}. {finding}", "  ", "     ")
         lines += ["", "Tests:"]
         width = max(map(len, TESTS))
-        lines += [f"  {name:{width}}  {self.tests.get(name, 'not run')}" for name in TESTS]
+        for name in TESTS:
+            line = f"{name:{width}}  {self.tests.get(name, 'not run')}"
+            lines += _wrapped(line, "  ", " " * (width + 4))
         return "\n".join(lines)
 
 
@@ -207,6 +211,10 @@ def audit(
 
 
 # ---- small helpers
+
+
+def _wrapped(text: str, first: str, rest: str = "") -> list[str]:
+    return textwrap.wrap(text, 78, initial_indent=first, subsequent_indent=rest or first)
 
 
 def _numbers(values: Sequence[object]) -> str:
@@ -291,7 +299,7 @@ class _Audit:
         self.depth = depth
         self.said = "you say"
         if depth is None:
-            named = re.search(r"res_?net_?(\d{1,4})(?!\d)", type(network).__name__, re.I)
+            named = re.search(r"res_?net_?(\d{2,4})(?![\dx])", type(network).__name__, re.I)
             self.depth = int(named[1]) if named else None
             self.said = "its name says"
         self.wanted_shape = tuple(image_shape) if image_shape else None
@@ -365,6 +373,8 @@ class _Audit:
             usual = types.most_common(1)[0][0]
             other = [n for n, t in floating.items() if str(t.dtype).removeprefix("torch.") != usual]
             self.add("types", [name.rpartition(".")[0] for name in other], _numbers(sorted(types)), usual)
+        elif types and set(types) != {"float32"}:
+            self.add("all-of-a-type", (), next(iter(types)))
         devices = {str(t.device) for _, t in tensors}
         if len(devices) > 1:
             self.add("devices", (), _numbers(sorted(devices)))
@@ -512,6 +522,7 @@ class _Audit:
         self.steps = recorder.steps
         if not torch.equal(before, given.detach()):
             self.add("changes-images", ())
+        self.graph.settle_activations()
         self.norms = [step for step in self.steps if step.kind == "norm"]
         self.convs = [step for step in self.steps if step.kind == "conv"]
         self.find_blocks()
@@ -557,8 +568,10 @@ class _Audit:
             last = last.parents[0]
         if last is None:
             return
-        if last.op == "_softmax" or last.kind == "squash":
-            self.add("softmax", [last.where], "softmax" if "softmax" in last.op else last.op)
+        if last.op in ("_softmax", "sigmoid", "hardsigmoid", "tanh"):
+            binary = out.dim() == 2 and out.shape[1] == 1
+            name = "softmax" if "softmax" in last.op else last.op
+            self.add("softmax", [last.where], name, kind="unusual" if binary else "")
         elif last.op == "_log_softmax":
             self.add("log-softmax", [last.where])
         elif last.kind in ("act", "drop"):
@@ -600,6 +613,8 @@ class _Audit:
         for step in self.steps:
             if step.kind == "pool" and step.op == "max_pool2d_with_indices":
                 pools.append(step)
+        big = [s for s in self.stem if s.kind == "conv" and s.options["kernel"][0] == 7]
+        seven = bool(big)
         for step in pools:
             size, stride, padding = (step.options[key][0] for key in ("size", "stride", "padding"))
             blurred = any(
@@ -611,9 +626,13 @@ class _Audit:
             elif (size, stride, padding) != (3, 2, 1) and step in self.stem:
                 odd = step.parents[0].op == "constant_pad_nd" or step.options["ceil"]
                 self.add(
-                    "stem-pool", [step.where], size, stride, padding, kind="unusual" if odd else "doubtful"
+                    "stem-pool",
+                    [step.where],
+                    size,
+                    stride,
+                    padding,
+                    kind="unusual" if odd or not seven else "doubtful",
                 )
-        big = [s for s in self.stem if s.kind == "conv" and s.options["kernel"][0] == 7]
         if big and big[0].options["stride"][0] == 2 and self.blocks:
             entering = self.blocks[0].fork.shape[2]
             if entering > -(-self.plan.image_shape[1] // 4):
@@ -632,7 +651,7 @@ class _Audit:
                 self.self_sums.append(join)
                 continue
             fork = graph.fork(first, second)
-            if fork is None:
+            if fork is None or any(set(join.operands) == set(other.join.operands) for other in found):
                 continue
             sides = []
             for side in (first, second):
@@ -804,7 +823,8 @@ class _Audit:
             if expected is None and len(plan.blocks) == 3 and (self.depth - 2) % (3 * per_block) == 0:
                 expected = ((self.depth - 2) // (3 * per_block),) * 3
             # A wide network counts its projections, too; a deep stem has two convolutions more.
-            near = {plan.layers - len(self.stem_convs) + 1, plan.layers, plan.layers + len(self.projected)}
+            counted = plan.layers + len(self.projected)
+            near = {plan.layers - len(self.stem_convs) + 1, plan.layers, counted, counted - 1}
             if plan.blocks == expected:
                 return
             if self.depth not in near or (expected and plan.blocks != expected):
@@ -817,10 +837,10 @@ class _Audit:
         if plan.blocks in family or (len(plan.blocks) == 3 and len(set(plan.blocks)) == 1):
             return
         for blocks, layers in family.items():
-            if len(blocks) != len(plan.blocks) or len(set(blocks)) == 1:
+            if len(blocks) != len(plan.blocks) or layers in (10, 14, 26, 200):
                 continue
             steps = [mine - right for mine, right in zip(plan.blocks, blocks, strict=True)]
-            if len(set(steps)) == 1 and abs(steps[0]) == 1:
+            if len(set(steps)) == 1 and abs(steps[0]) == 1 and len(set(blocks)) > 1:
                 told = f"one {'more' if steps[0] > 0 else 'less'} in every stage than ResNet-{layers}"
             elif sum(step != 0 for step in steps) == 1:
                 told = f"ResNet-{layers} has {_numbers(blocks)}"
@@ -834,7 +854,10 @@ class _Audit:
         channels, maps = self.plan.channels, self.plan.maps
         ratios = [b / a for a, b in zip(channels, channels[1:], strict=False)]
         equal = [i for i, ratio in enumerate(ratios) if ratio == 1 and maps[i + 1] < maps[i]]
-        if equal and len(equal) < len(ratios) and set(ratios) == {1, 2}:
+        right = [channels[0] * 2**i for i in range(len(channels))]
+        off = [i for i, (mine, wanted) in enumerate(zip(channels, right, strict=True)) if mine != wanted]
+        copies = all(channels[i] in (channels[i - 1], *channels[i + 1 : i + 2]) for i in off)
+        if equal and len(equal) < len(ratios) and (set(ratios) == {1, 2} or copies):
             self.add("neighbours", [self.stages[i + 1][0].owner for i in equal], _numbers(channels))
         elif any(ratio != 2 for ratio in ratios):
             self.add("channels", (), _numbers(channels))
@@ -869,7 +892,8 @@ class _Audit:
             elif halving and halving[0] is not stage[0]:
                 self.add("late-stride", [halving[0].owner])
             elif halving and number == 0 and self.blocks[0].fork.shape[2] < self.plan.image_shape[1]:
-                self.add("first-stride", [halving[0].owner])
+                reduced = 4 * self.blocks[0].fork.shape[2] <= self.plan.image_shape[1] + 3
+                self.add("first-stride", [halving[0].owner], kind="doubtful" if reduced else "")
         early = [b for b in self.blocks if b.kernels == (1, 3, 1) and b.convs[0].options["stride"][0] > 1]
         if early:
             self.add("stride-1x1", [block.owner for block in early])
@@ -1056,7 +1080,7 @@ class _Audit:
 
     def look_at_the_road(self) -> None:
         """What every block's output, and so every shortcut, must pass."""
-        no_relu, with_norm, relu_v2, factors = [], [], [], []
+        no_relu, with_norm, relu_v2, factors, changed = [], [], [], [], []
         for number in range(1, len(self.blocks)):
             block, before = self.blocks[number], self.blocks[number - 1]
             road = self.road(number)
@@ -1067,12 +1091,17 @@ class _Audit:
                 with_norm.append(before.owner)
             if self.v2 and "a" in road and "n" not in road and not block.projections:
                 relu_v2.append(block.owner)
-            if "s" in road or "d" in road:
+            steps = [] if before.join is block.fork else self.graph.between(before.join, block.fork)
+            if any(s.in_place and s.kind in ("scale", "drop", "gate", "other") for s in steps):
+                changed.append(block.owner)
+            elif "s" in road or "d" in road:
                 factors.append(before.owner)
+        if changed:
+            self.add("changed-input", changed, _many(len(changed), "block"))
         if factors:
             self.add("factor-after-plus", factors)
         head = self.head_word()
-        if "a" not in head:
+        if "a" not in head or (self.v2 and self.norms and "n" not in head):
             no_relu.append(self.blocks[-1].owner)
         if no_relu and self.v2:
             self.add("no-last-relu-v2", no_relu)
@@ -1117,15 +1146,14 @@ class _Audit:
         if scales:
             self.add("factor", [s.where for s in scales])
         paths = {s for b in self.blocks for s in b.path}
+        strange = [s for s in self.steps if s.kind in ("other", "cut") and s.op not in _PLAIN_OPERATIONS]
         strange = [
             s
-            for s in self.steps
+            for s in strange
             if s not in self.gate_steps
             and s not in paths
-            and len(s.shape) == 4
-            and s.kind in ("other", "cut")
+            and not any(c.kind == "join" or c.op == "copy" for c in self.graph.children[s.index])
         ]
-        strange = [s for s in strange if s.op not in ("constant_pad_nd", "convolution", "copy")]
         if strange:
             self.add("strange", [s.where for s in strange], _numbers(sorted({s.op for s in strange})))
         others = Counter(s.op for s in self.steps if s.kind == "act")
@@ -1194,10 +1222,12 @@ class _Audit:
             self.add("backward", self.suspects(), text.partition(": [")[0])
             return ""
         used = {name for step in self.steps for name in step.weights}
+        # The few units of a gate may all be silent by chance.
+        gated = {name for step in self.gate_steps for name in step.weights}
         dead = [
             n
             for n, p in self.network.named_parameters()
-            if p.requires_grad and n in used and (p.grad is None or not bool(p.grad.any()))
+            if p.requires_grad and n in used and (p.grad is None or not (n in gated or bool(p.grad.any())))
         ]
         if dead and not cuts:
             self.add("dead-weight", dead, _many(len(dead), "weight"))
@@ -1227,6 +1257,9 @@ class _Audit:
             self.add(
                 "momentum", [name for name, _ in strange], _many(len(strange), "norm"), strange[0][1].momentum
             )
+        plain = [n for n, m in self.network.named_modules() if isinstance(m, _BN) and not m.affine]
+        if plain:
+            self.add("no-affine", plain, _many(len(plain), "norm"))
         wide = [(n, m) for n, m in self.network.named_modules() if isinstance(m, _BN) and m.eps >= 1e-2]
         if wide:
             self.add("epsilon", [name for name, _ in wide], _many(len(wide), "norm"), wide[0][1].eps)
@@ -1406,6 +1439,9 @@ class _Audit:
         wanted = set(map(id, steps))
         return [s for s in placed if id(s) in wanted]
 
+
+# Operations that are only another way of writing what the paper's networks have.
+_PLAIN_OPERATIONS = {"constant_pad_nd", "convolution", "copy", "gt", "ge", "lt", "le"}
 
 # What one mistake looks like besides: whoever mends the first has mended the others.
 _EXPLAINS = {

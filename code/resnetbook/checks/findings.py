@@ -31,7 +31,7 @@ def read(text: str) -> dict[str, Text]:
 
 
 CATALOGUE = """\
-[mixed-modes] doubtful statistics
+[mixed-modes] wrong statistics
   {0} in another mode than the network
   As you handed it over, the network is in {1} mode and they are not.
   → Call network.train() or network.eval() on the whole; freeze norms on purpose or not at all.
@@ -52,6 +52,11 @@ CATALOGUE = """\
   Weights of several types: {0}
   Most are {1}, these are not: a cast of a part has been left over.
   → Cast the whole network with one .float() or .to(); for 16 bits in training use autocast.
+
+[all-of-a-type] doubtful counts
+  All weights are {0}
+  Training in it loses small changes of the weights, or takes twice the time.
+  → Keep weights in float32, and use torch.autocast for 16 bits.
 
 [devices] wrong counts
   Weights on several devices: {0}
@@ -325,9 +330,14 @@ CATALOGUE = """\
   A projection in every block
   Option C of the paper. Option B has them only where the shape changes, at far fewer parameters.
 
-[factor-after-plus] unusual order
+[factor-after-plus] doubtful order
   A factor or dropout after the plus
   The paper has none there.
+
+[changed-input] wrong order
+  {0} whose input is changed in place
+  The shortcut carries what is left of x, not x.
+  → out = f(x), with no method whose name ends in _ and no *= on the input.
 
 [no-last-relu-v2] wrong order
   Nothing activates the last sum
@@ -442,6 +452,10 @@ CATALOGUE = """\
   In PyTorch it is the share of the new batch: these running statistics forget all but the last one or
     two. Keras and TensorFlow count the other way round.
   → momentum=0.1 here is 0.9 there.
+
+[no-affine] unusual statistics
+  {0} without scale and shift
+  The paper's norms learn both.
 
 [epsilon] doubtful statistics
   {0} with an epsilon of {1:g}

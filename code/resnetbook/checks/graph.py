@@ -6,6 +6,7 @@ Every operation that PyTorch carries out is noted below autograd, so that ``x + 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -103,6 +104,7 @@ class Recorder(TorchDispatchMode):
         self._known: dict[int, Step] = {}
         self._writers: dict[int, Step] = {}
         self._latest: dict[int, Step] = {}
+        self._bases: dict[int, Step] = {}
         self._made: dict[int, tuple[set[str], bool]] = {}  # from weights alone: names, and whether by chance
         self._alive: list[Tensor] = []  # no id may be given to another tensor
         self.image = self._note("image", "image", (), images, {})
@@ -211,8 +213,11 @@ class Recorder(TorchDispatchMode):
         self._known[id(out)] = step
         storage = out.untyped_storage()._cdata
         self._latest[storage] = step
+        first = self._bases.setdefault(storage, step)
         if in_place:
             self._writers[storage] = step
+            if out.numel() < math.prod(first.shape):
+                step.shape = first.shape  # a part was written, and the whole goes on
         return step
 
     def _note_weights(self, op: str, tensors: list[Tensor], outputs: list[Tensor]) -> None:
@@ -290,6 +295,8 @@ class Recorder(TorchDispatchMode):
             if len(step.parents) > 1:
                 step.gates = self._gates(step, out)
                 return "norm" if self._normalized(out) and op in ("mul", "div") else "gate"
+            if out.dim() == 4 and not bool(out.any()):
+                return "cut"  # zeros for option A, written as x * 0
             # One number for each channel is what a frozen norm has.
             learned = [t for t in tensors if id(t) in self._names or id(t) in self._made]
             if out.dim() == 4 and step.weights and any(t.numel() == out.shape[1] for t in learned):
@@ -365,6 +372,20 @@ class Graph:
             rest >>= 1
             index += 1
         return found
+
+    def settle_activations(self) -> None:
+        """A sigmoid that gates nothing is an activation, and so is x times a sigmoid of x."""
+        for step in self.steps:
+            if (
+                step.kind == "squash"
+                and step.op != "_softmax"
+                and not any(step in child.gates or child.kind == "gate" for child in self.children_of(step))
+            ):
+                step.kind = "act"
+            elif step.kind == "gate" and len(step.gates) == 1 and len(step.main) == 1:
+                (gate,), (main,) = step.gates, step.main
+                if gate.kind == "squash" and gate.parents == (main,) and gate.shape == main.shape:
+                    step.kind, step.op = "act", "silu"
 
     def children_of(self, step: Step) -> list[Step]:
         """All steps that read it, directly or by way of what has the same size of map."""
