@@ -631,7 +631,7 @@ class _Audit:
                     size,
                     stride,
                     padding,
-                    kind="unusual" if odd or not seven else "doubtful",
+                    kind="doubtful" if seven and not (odd or blurred) else "unusual",
                 )
         if big and big[0].options["stride"][0] == 2 and self.blocks:
             entering = self.blocks[0].fork.shape[2]
@@ -856,7 +856,8 @@ class _Audit:
         equal = [i for i, ratio in enumerate(ratios) if ratio == 1 and maps[i + 1] < maps[i]]
         right = [channels[0] * 2**i for i in range(len(channels))]
         off = [i for i, (mine, wanted) in enumerate(zip(channels, right, strict=True)) if mine != wanted]
-        copies = all(channels[i] in (channels[i - 1], *channels[i + 1 : i + 2]) for i in off)
+        kept = [channels[i] if i not in off else 0 for i in range(len(channels))]
+        copies = all(channels[i] in (kept[i - 1], *kept[i + 1 : i + 2]) for i in off)
         if equal and len(equal) < len(ratios) and (set(ratios) == {1, 2} or copies):
             self.add("neighbours", [self.stages[i + 1][0].owner for i in equal], _numbers(channels))
         elif any(ratio != 2 for ratio in ratios):
