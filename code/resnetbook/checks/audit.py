@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import html
 import io
 import math
 import random
@@ -28,6 +29,7 @@ from resnetbook.blocks import BasicBlock, Bottleneck
 from resnetbook.checks.findings import TEXTS
 from resnetbook.checks.graph import Graph, Recorder, Step
 from resnetbook.checks.tracing import hidden_method, kept_graph
+from resnetbook.tables import table
 
 KINDS = ("wrong", "doubtful", "unusual")
 TESTS = {
@@ -124,7 +126,7 @@ class Plan:
 
 @dataclass
 class Report:
-    """What an audit has found; ``print`` it.
+    """What an audit has found; ``print`` it, or let a notebook show it.
 
     Attributes:
         name: of the network's class.
@@ -175,6 +177,20 @@ class Report:
             line = f"{name:{width}}  {self.tests.get(name, 'not run')}"
             lines += _wrapped(line, "  ", " " * (width + 4))
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        """The same for a notebook, where lines break as the page is wide."""
+
+        def listed(findings: list[Finding]) -> str:
+            return "".join(f"<li>{html.escape(str(finding))}</li>" for finding in findings)
+
+        name, plan = html.escape(self.name), html.escape(str(self.plan))
+        parts = [f"<p><strong>{name}: {self.verdict}</strong><br>{plan}</p>"]
+        for kind in KINDS:
+            if found := getattr(self, kind):
+                parts.append(f"<p>{_HEADINGS[kind]}:</p><ol>{listed(found)}</ol>")
+        rows = [(name, self.tests.get(name, "not run")) for name in TESTS]
+        return "".join(parts) + table(rows, columns=["test", "result"])._repr_html_()
 
 
 def audit(
@@ -336,7 +352,7 @@ class _Audit:
         keys = {finding.key for finding in self.findings}
         explained = {effect for cause in keys for effect in _EXPLAINS.get(cause, "").split()}
         self.findings = [finding for finding in self.findings if finding.key not in explained]
-        self.findings.sort(key=lambda finding: KINDS.index(finding.kind))
+        self.findings.sort(key=lambda finding: (KINDS.index(finding.kind), finding.key not in _FIRST))
         return Report(type(self.original).__name__, self.plan, self.findings, self.tests)
 
     # ---- a copy that can be run
@@ -1457,6 +1473,9 @@ _EXPLAINS = {
     "odd-sizes": "pooled-projection",
     "changes-images": "image-arithmetic",
 }
+
+# What explains other findings, and comes before them.
+_FIRST = {"does-not-run", "plain", "no-shortcut", "late-shortcut"}
 
 # What the twin has too, or can have.
 _HARMLESS = {"stride-1x1", "option-c", "other-stages", "near-family", "one-size"}

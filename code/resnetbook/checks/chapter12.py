@@ -1,4 +1,4 @@
-"""The exercises of chapter 12: parameters, the two options A, and three tests for any network."""
+"""The exercises of chapter 12: parameters, three tests for any network, and the two options A."""
 
 import functools
 
@@ -59,69 +59,73 @@ side * side * in_channels - 7 * 7 * 3) -> side * side * in_channels + 1 - 7 * 7 
 )
 
 
-# ---- option A, twice
+# ---- what gets no gradient
 
 
-def _maps() -> list[tuple]:
-    generator = torch.Generator().manual_seed(0)
-    sizes = ((3, 8, 2), (4, 8, 2), (4, 8, 1), (3, 6, 2), (5, 5, 2))
-    maps = [torch.randn(2, i, 7, 6, generator=generator, dtype=torch.float64) for i, _, _ in sizes]
-    return [
-        (x, out, stride, halves)
-        for x, (_, out, stride) in zip(maps, sizes, strict=True)
-        for halves in (False, True)
-    ]
+class _Idle(nn.Module):
+    """Two branches: one is detached, and one is built and never runs."""
+
+    def __init__(self, detached: bool, idle: bool) -> None:
+        super().__init__()
+        self.stem = nn.Linear(3, 4)
+        self.branch = nn.Linear(4, 4)
+        self.last = nn.Linear(4, 2)
+        self.detached = detached
+        if idle:
+            self.spare = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        branch = self.branch(x)
+        return self.last(x + (branch.detach() if self.detached else branch))
 
 
-def _both(x: Tensor, out_channels: int, stride: int, halves: bool) -> Tensor:
-    x = blocks.ZeroPadShortcut(x.shape[1], out_channels, stride)(x)
-    # Zeros behind; rolled by half of them, they come from the end to the front.
-    new = int((x.abs().amax((0, 2, 3)) == 0).sum())
-    return x.roll(new // 2, dims=1) if halves else x
+def _branches() -> list[tuple]:
+    torch.manual_seed(0)
+    cases = []
+    for detached, idle in ((False, False), (True, False), (False, True), (True, True)):
+        network = _Idle(detached, idle).double()
+        images = torch.randn(5, 3, dtype=torch.float64)
+        if detached:  # gradients of an earlier step, which say nothing about this one
+            for parameter in network.parameters():
+                parameter.grad = torch.ones_like(parameter)
+        cases.append((network, images))
+    # A layer that is multiplied by zero gets a gradient, and it is zero.
+    network = _Idle(False, False).double()
+    nn.init.zeros_(network.last.weight)
+    cases.append((network, torch.randn(5, 3, dtype=torch.float64)))
+    return cases
 
 
-option_a = Exercise(
+without_gradient = Exercise(
     number="12.2",
-    title="Both options A",
-    minutes=10,
+    title="What gets no gradient",
+    minutes=15,
     level="medium",
     answer="""\
-def option_a(
-    x: Tensor, out_channels: int, stride: int, halves: bool
-) -> Tensor:
-    x = x[:, :, ::stride, ::stride]
-    new = out_channels - x.shape[1]
-    before = new // 2 if halves else 0
-    return F.pad(x, (0, 0, 0, 0, before, new - before))
+def without_gradient(network: nn.Module, images: Tensor) -> list[str]:
+    network.zero_grad()
+    network(images).square().sum().backward()
+    return [
+        name
+        for name, parameter in network.named_parameters()
+        if parameter.grad is None or not parameter.grad.any()
+    ]
 """,
-    cases=_maps,
-    trusted=_both,
+    cases=_branches,
+    ignored=("gradients of network", "mode of network"),
+    form="without_gradient(network, images)",
     slips="""
-::stride, ::stride] -> ::stride]
-    The stride stands for both directions: every stride-th row, and every stride-th column.
-x = x[:, :, ::stride, ::stride] -> x = F.avg_pool2d(x, stride)
-or
-x = x[:, :, ::stride, ::stride] -> x = F.max_pool2d(x, stride)
-    Option A takes every stride-th pixel as it is: no pooling, which would round odd sizes down, too.
-(0, 0, 0, 0, before, new - before) -> (before, new - before, 0, 0, 0, 0)
-or
-(0, 0, 0, 0, before, new - before) -> (before, new - before)
-or
-(0, 0, 0, 0, before, new - before) -> (0, 0, before, new - before)
-    F.pad counts from the last dimension: two numbers for the width, two for the height, then
-    two for the channels.
-before, new - before -> new - before, before
-    The zeros are on the wrong side: without halves they all stand behind, and of an odd
-    number the larger half.
-new // 2 if halves else 0 -> new // 2
-or
-new // 2 if halves else 0 -> 0 if halves else new // 2
-    With halves=False all zeros stand behind the old channels.
-new // 2 if halves else 0 -> 0
-    With halves=True half of the zeros stand before the old channels, half behind.
+network.zero_grad() -> pass
+    old gradients are still there from an earlier step: clear them first.
+parameter.grad is None or not parameter.grad.any() -> parameter.grad is None
+    a gradient may also be there and be zero everywhere: such a layer does not learn either.
+parameter.grad is None or not parameter.grad.any() -> not parameter.requires_grad
+    requires_grad says who may learn, not who does: look at .grad after backward().
 """,
-    otherwise="Slice first, then count the channels that are missing, and share them out.",
-    right="both ways, for odd and even sizes, with an odd number of new channels, and with none.",
+    errors={"NoneType": "a parameter that takes no part has .grad None: ask for that first."},
+    otherwise="after one backward pass, name every parameter whose .grad is None, or zero everywhere.",
+    right="five networks: with a detached branch, with a spare layer, with both, with zeros, with none.",
 )
 
 
@@ -191,76 +195,6 @@ or
 )
 
 
-# ---- what gets no gradient
-
-
-class _Idle(nn.Module):
-    """Two branches: one is detached, and one is built and never runs."""
-
-    def __init__(self, detached: bool, idle: bool) -> None:
-        super().__init__()
-        self.stem = nn.Linear(3, 4)
-        self.branch = nn.Linear(4, 4)
-        self.last = nn.Linear(4, 2)
-        self.detached = detached
-        if idle:
-            self.spare = nn.Linear(4, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x)
-        branch = self.branch(x)
-        return self.last(x + (branch.detach() if self.detached else branch))
-
-
-def _branches() -> list[tuple]:
-    torch.manual_seed(0)
-    cases = []
-    for detached, idle in ((False, False), (True, False), (False, True), (True, True)):
-        network = _Idle(detached, idle).double()
-        images = torch.randn(5, 3, dtype=torch.float64)
-        if detached:  # gradients of an earlier step, which say nothing about this one
-            for parameter in network.parameters():
-                parameter.grad = torch.ones_like(parameter)
-        cases.append((network, images))
-    # A layer that is multiplied by zero gets a gradient, and it is zero.
-    network = _Idle(False, False).double()
-    nn.init.zeros_(network.last.weight)
-    cases.append((network, torch.randn(5, 3, dtype=torch.float64)))
-    return cases
-
-
-without_gradient = Exercise(
-    number="12.4",
-    title="What gets no gradient",
-    minutes=15,
-    level="medium",
-    answer="""\
-def without_gradient(network: nn.Module, images: Tensor) -> list[str]:
-    network.zero_grad()
-    network(images).square().sum().backward()
-    return [
-        name
-        for name, parameter in network.named_parameters()
-        if parameter.grad is None or not parameter.grad.any()
-    ]
-""",
-    cases=_branches,
-    ignored=("gradients of network", "mode of network"),
-    form="without_gradient(network, images)",
-    slips="""
-network.zero_grad() -> pass
-    old gradients are still there from an earlier step: clear them first.
-parameter.grad is None or not parameter.grad.any() -> parameter.grad is None
-    a gradient may also be there and be zero everywhere: such a layer does not learn either.
-parameter.grad is None or not parameter.grad.any() -> not parameter.requires_grad
-    requires_grad says who may learn, not who does: look at .grad after backward().
-""",
-    errors={"NoneType": "a parameter that takes no part has .grad None: ask for that first."},
-    otherwise="after one backward pass, name every parameter whose .grad is None, or zero everywhere.",
-    right="five networks: with a detached branch, with a spare layer, with both, with zeros, with none.",
-)
-
-
 # ---- where two networks part
 
 
@@ -302,7 +236,7 @@ def _stacks() -> list[tuple]:
 
 
 first_difference = Exercise(
-    number="12.5",
+    number="12.4",
     title="Where two networks part",
     minutes=15,
     level="medium",
@@ -336,4 +270,70 @@ if not torch -> if torch
 """,
     otherwise="give both the same tensor, compare what comes out, and go on with the trusted one's output.",
     right="eight pairs of stacks: the same, one block off, two off, two that cancel, one in place.",
+)
+
+
+# ---- option A, twice
+
+
+def _maps() -> list[tuple]:
+    generator = torch.Generator().manual_seed(0)
+    sizes = ((3, 8, 2), (4, 8, 2), (4, 8, 1), (3, 6, 2), (5, 5, 2))
+    maps = [torch.randn(2, i, 7, 6, generator=generator, dtype=torch.float64) for i, _, _ in sizes]
+    return [
+        (x, out, stride, halves)
+        for x, (_, out, stride) in zip(maps, sizes, strict=True)
+        for halves in (False, True)
+    ]
+
+
+def _both(x: Tensor, out_channels: int, stride: int, halves: bool) -> Tensor:
+    x = blocks.ZeroPadShortcut(x.shape[1], out_channels, stride)(x)
+    # Zeros behind; rolled by half of them, they come from the end to the front.
+    new = int((x.abs().amax((0, 2, 3)) == 0).sum())
+    return x.roll(new // 2, dims=1) if halves else x
+
+
+option_a = Exercise(
+    number="12.5",
+    title="Both options A",
+    minutes=10,
+    level="medium",
+    answer="""\
+def option_a(
+    x: Tensor, out_channels: int, stride: int, halves: bool
+) -> Tensor:
+    x = x[:, :, ::stride, ::stride]
+    new = out_channels - x.shape[1]
+    before = new // 2 if halves else 0
+    return F.pad(x, (0, 0, 0, 0, before, new - before))
+""",
+    cases=_maps,
+    trusted=_both,
+    slips="""
+::stride, ::stride] -> ::stride]
+    The stride stands for both directions: every stride-th row, and every stride-th column.
+x = x[:, :, ::stride, ::stride] -> x = F.avg_pool2d(x, stride)
+or
+x = x[:, :, ::stride, ::stride] -> x = F.max_pool2d(x, stride)
+    Option A takes every stride-th pixel as it is: no pooling, which would round odd sizes down, too.
+(0, 0, 0, 0, before, new - before) -> (before, new - before, 0, 0, 0, 0)
+or
+(0, 0, 0, 0, before, new - before) -> (before, new - before)
+or
+(0, 0, 0, 0, before, new - before) -> (0, 0, before, new - before)
+    F.pad counts from the last dimension: two numbers for the width, two for the height, then
+    two for the channels.
+before, new - before -> new - before, before
+    The zeros are on the wrong side: without halves they all stand behind, and of an odd
+    number the larger half.
+new // 2 if halves else 0 -> new // 2
+or
+new // 2 if halves else 0 -> 0 if halves else new // 2
+    With halves=False all zeros stand behind the old channels.
+new // 2 if halves else 0 -> 0
+    With halves=True half of the zeros stand before the old channels, half behind.
+""",
+    otherwise="Slice first, then count the channels that are missing, and share them out.",
+    right="both ways, for odd and even sizes, with an odd number of new channels, and with none.",
 )
