@@ -34,10 +34,10 @@ from resnetbook.tables import table
 KINDS = ("wrong", "doubtful", "unusual")
 TESTS = {
     "shapes": "sizes, odd ones too; one row for each image; strides, padding, pools",
-    "counts": "blocks, channels, layers that never run, are shared, or that the network does not own",
+    "counts": "blocks and channels; no layer is idle, shared or not owned",
     "order": "what stands inside of each block, on its shortcut, and between the blocks",
     "gradients": "every weight gets one, and nothing cuts the way",
-    "statistics": "norms follow the mode; evaluation is the same each time, whatever else is in the batch",
+    "statistics": "norms follow the mode; a prediction depends on its image alone",
     "twin": "the outputs of a trusted network with the same weights, in both modes",
 }
 _HEADINGS = {
@@ -1338,7 +1338,7 @@ class _Audit:
     def no_twin(self) -> str:
         plan = self.plan
         if not self.blocks or any(finding.key not in _HARMLESS for finding in self.findings):
-            return "what is found above comes first, or the book has no network of this form"
+            return "what is found comes first, or there is none of this form"
         if plan.kernels not in _BLOCK_NAMES or self.v2:
             return "the book has no network of this form to compare with"
         stem = self.stem_convs[0].options if len(self.stem_convs) == 1 else {}
