@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from resnetbook import checks, models, probes
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 def test_parameters_counted_from_nothing_pass(capsys):
