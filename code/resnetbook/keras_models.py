@@ -296,9 +296,7 @@ def functional_resnet(
     def block(x, out_channels: int, stride: int, name: str):
         shortcut = x
         if stride != 1 or x.shape[-1] != out_channels:
-            shortcut = conv_norm(
-                x, out_channels, 1, stride, f"{name}_downsample_0", f"{name}_downsample_1"
-            )
+            shortcut = conv_norm(x, out_channels, 1, stride, f"{name}_downsample_0", f"{name}_downsample_1")
         # Channels, size of the window and stride of every convolution on the main path.
         if kind is blocks.Bottleneck:
             stride_1x1, stride_3x3 = (stride, 1) if stride_on == "1x1" else (1, stride)

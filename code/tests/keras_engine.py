@@ -1,9 +1,10 @@
-"""Started by test_keras in a process of its own: what Keras computes on the engine that the environment names.
+"""Started by test_keras in a process of its own: what Keras computes on the engine that is asked for.
 
-    KERAS_BACKEND=jax python keras_engine.py FOLDER
+    KERAS_BACKEND=jax KERAS_HOME=FOLDER python keras_engine.py FOLDER
 
-FOLDER holds cases that PyTorch has computed, one file each; the answers go beside them. PyTorch takes no step
-here: what its optimizers bring along does not bear TensorFlow in the same process.
+FOLDER holds Keras's settings, since half of them are only read when it is imported, and cases that PyTorch
+has computed, one file each; the answers go beside them. PyTorch takes no step here: what its optimizers bring
+along does not bear TensorFlow in the same process.
 """
 
 import sys
@@ -18,9 +19,8 @@ from resnetbook import keras_models, models
 
 def answer(case: dict) -> dict:
     """Outputs in evaluation mode, then the loss of one step, and outputs after it."""
-    keras.config.set_floatx(case["floatx"])
     network = models.resnet(**case["options"])
-    network.to(getattr(torch, case["floatx"])).load_state_dict(case["state"])
+    network.to(getattr(torch, keras.config.floatx())).load_state_dict(case["state"])
     options = dict(case["options"])
     channels = options.pop("in_channels")
     if case["form"] == "functional":
@@ -45,5 +45,4 @@ if __name__ == "__main__":
     folder = Path(sys.argv[1])
     for path in sorted(folder.glob("*.case")):
         torch.save(answer(torch.load(path)), path.with_suffix(".answer"))
-    told = {"engine": keras.backend.backend(), "keras": keras.__version__}
-    torch.save(told, folder / "engine.told")
+    print(keras.backend.backend(), keras.config.floatx(), keras.__version__)
