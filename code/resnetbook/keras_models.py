@@ -4,8 +4,8 @@ Nothing else in the package imports this module, and only this module imports Ke
 before the first import: ``os.environ["KERAS_BACKEND"] = "torch"``.
 
 Two forms of the same networks: :class:`ResNet` is subclassed, reads images of any size, and is built from
-layers that save and load; :func:`functional_resnet` is a graph of Keras's own layers, so that each of them can
-be listed, counted and cut at. Both take images ``(N, H, W, channels)``, and :func:`copy_weights` fills
+layers that save and load; :func:`functional_resnet` is a graph of Keras's own layers, so that each of them
+can be listed, counted and cut at. Both take images ``(N, H, W, channels)``, and :func:`copy_weights` fills
 either from the networks of :mod:`resnetbook.models`.
 
 Source: He et al. 2015, https://arxiv.org/abs/1512.03385; strides and padding as in torchvision.
@@ -104,8 +104,8 @@ class _Block(layers.Layer):
 class BasicBlock(_Block):
     """The block of ResNet-18 and ResNet-34: two normalized 3×3 convolutions, and the shortcut.
 
-    Maps ``(N, H, W, C)`` to ``(N, ceil(H / stride), ceil(W / stride), out_channels)``. Whether a projection is
-    needed is known when the layer is built.
+    Maps ``(N, H, W, C)`` to ``(N, ceil(H / stride), ceil(W / stride), out_channels)``. Whether a projection
+    is needed is known when the layer is built.
     """
 
     expansion = 1
@@ -342,7 +342,7 @@ _NORM = {
 def to_keras(weight: np.ndarray) -> np.ndarray:
     """PyTorch's array of weights in Keras's order of axes.
 
-    ``(out, in, height, width)`` becomes ``(height, width, in, out)``, and ``(out, in)`` becomes ``(in, out)``; a
+    ``(out, in, height, width)`` becomes ``(height, width, in, out)``, ``(out, in)`` becomes ``(in, out)``, and a
     vector stays.
     """
     return weight.transpose({4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}[weight.ndim])

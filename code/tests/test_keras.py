@@ -74,7 +74,7 @@ def step(net: nn.Module, images: Tensor, labels: Tensor, lr: float) -> tuple[flo
 
 
 def cases(floatx: str) -> list[dict]:
-    """Every depth, at an even and at an odd size, in both forms; in double precision rounding is no excuse."""
+    """Every depth, at an even and at an odd size, in both forms; in double precision with a larger step."""
     found = []
     double = floatx == "float64"
     for depth in (18, 34, 50):

@@ -103,7 +103,7 @@ transpose(1, 0) -> copy()
 weight.ndim == 4 -> weight.ndim == 3
     A convolution's weight has four axes, and none of them has moved.
 """,
-    otherwise="Write the letters of the axes below each other: out, in, height, width, and height, width, in, out.",
+    otherwise="Write the axes below each other: out, in, height, width, and height, width, in, out.",
     right="the axes stand in Keras's order for convolutions, linear layers and vectors, square ones too.",
 )
 
@@ -169,7 +169,7 @@ return epoch, best_epoch -> return len(losses) - 1, best_epoch
     The training ends early: after the epoch that uses up the patience nothing is run.
 """,
     otherwise="Keep the best loss and its epoch, and ask in each epoch how long ago that was.",
-    right="the last epoch and the best are those of keras.callbacks.EarlyStopping, with ties and without an end.",
+    right="the last epoch and the best are those of Keras's EarlyStopping, with ties and without an end.",
 )
 
 
