@@ -342,8 +342,8 @@ _NORM = {
 def to_keras(weight: np.ndarray) -> np.ndarray:
     """PyTorch's array of weights in Keras's order of axes.
 
-    ``(out, in, height, width)`` becomes ``(height, width, in, out)``, ``(out, in)`` becomes ``(in, out)``, and a
-    vector stays.
+    ``(out, in, height, width)`` becomes ``(height, width, in, out)``, and ``(out, in)`` becomes
+    ``(in, out)``; a vector stays.
     """
     return weight.transpose({4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}[weight.ndim])
 

@@ -1,4 +1,4 @@
-"""Chapter 9's exercises: their trusted answers are Keras's own, and mistakes that no edit of the answer gives."""
+"""Chapter 9's exercises: their trusted answers are Keras's own; mistakes that no edit gives."""
 
 import os
 

@@ -1,10 +1,61 @@
-"""The exercises of chapter 9: padding, axes, early stopping, weight decay and counts, as Keras has them."""
+"""The exercises of chapter 9: axes, padding, early stopping, weight decay and counts, as Keras has them."""
 
 from itertools import accumulate
 
 import numpy as np
 
 from resnetbook.checks.exercise import Exercise
+
+# ---- axes
+
+
+def _weights() -> list[tuple[np.ndarray]]:
+    rng = np.random.default_rng(0)
+    shapes = ((5, 3, 2, 4), (3, 3, 3, 3), (6, 4, 1, 1), (4, 6), (5, 5), (7,))
+    return [(rng.standard_normal(shape),) for shape in shapes]
+
+
+def _by_einsum(weight: np.ndarray) -> np.ndarray:
+    return np.einsum({4: "oihw->hwio", 2: "oi->io", 1: "o->o"}[weight.ndim], weight)
+
+
+to_keras = Exercise(
+    number="9.1",
+    title="Weights in Keras's order of axes",
+    minutes=10,
+    level="easy",
+    answer="""\
+def to_keras(weight: np.ndarray) -> np.ndarray:
+    if weight.ndim == 4:
+        return weight.transpose(2, 3, 1, 0)
+    if weight.ndim == 2:
+        return weight.transpose(1, 0)
+    return weight
+""",
+    cases=_weights,
+    trusted=_by_einsum,
+    slips="""
+transpose(2, 3, 1, 0) -> reshape(weight.shape[2:] + weight.shape[1::-1])
+or
+transpose(2, 3, 1, 0) -> reshape(weight.shape[2:] + weight.shape[1::-1])
+transpose(1, 0) -> reshape(weight.shape[::-1])
+    The shape is right, and the numbers stand elsewhere: reshape reads them in their old order, and deals them
+    out anew. Move the axes.
+transpose(2, 3, 1, 0) -> transpose(2, 3, 0, 1)
+    The last two axes of a kernel are in, then out.
+transpose(2, 3, 1, 0) -> transpose(3, 2, 1, 0)
+    Height stands before width in both: here kernels are turned over at their diagonal.
+transpose(2, 3, 1, 0) -> transpose(0, 2, 3, 1)
+    That is the order of images. A kernel has its window first: height, width, in, out.
+transpose(1, 0) -> copy()
+    The weight of a linear layer is (out, in) in PyTorch, and (in, out) in Keras.
+weight.ndim == 4 -> weight.ndim == 3
+    A convolution's weight has four axes, and none of them has moved.
+""",
+    otherwise="Write the axes below each other: out, in, height, width, and height, width, in, out.",
+    right="the axes stand in Keras's order for convolutions, linear layers and vectors, square ones too.",
+)
+
 
 # ---- padding
 
@@ -19,7 +70,7 @@ def _searched(size: int, kernel_size: int, stride: int) -> tuple[int, int]:
 
 
 same_padding = Exercise(
-    number="9.1",
+    number="9.2",
     title='What "same" pads',
     minutes=15,
     level="medium",
@@ -54,57 +105,6 @@ before, missing - before -> missing, missing
 """,
     otherwise="Where does the last window begin, and how far does it reach beyond the last pixel?",
     right="the padding is Keras's in 8 cases, with even and odd sizes, and with windows of 1 to 7.",
-)
-
-
-# ---- axes
-
-
-def _weights() -> list[tuple[np.ndarray]]:
-    rng = np.random.default_rng(0)
-    shapes = ((5, 3, 2, 4), (3, 3, 3, 3), (6, 4, 1, 1), (4, 6), (5, 5), (7,))
-    return [(rng.standard_normal(shape),) for shape in shapes]
-
-
-def _by_einsum(weight: np.ndarray) -> np.ndarray:
-    return np.einsum({4: "oihw->hwio", 2: "oi->io", 1: "o->o"}[weight.ndim], weight)
-
-
-to_keras = Exercise(
-    number="9.2",
-    title="Weights in Keras's order of axes",
-    minutes=10,
-    level="easy",
-    answer="""\
-def to_keras(weight: np.ndarray) -> np.ndarray:
-    if weight.ndim == 4:
-        return weight.transpose(2, 3, 1, 0)
-    if weight.ndim == 2:
-        return weight.transpose(1, 0)
-    return weight
-""",
-    cases=_weights,
-    trusted=_by_einsum,
-    slips="""
-transpose(2, 3, 1, 0) -> reshape(weight.shape[2:] + weight.shape[1::-1])
-or
-transpose(2, 3, 1, 0) -> reshape(weight.shape[2:] + weight.shape[1::-1])
-transpose(1, 0) -> reshape(weight.shape[::-1])
-    The shape is right, and the numbers stand elsewhere: reshape reads them in their old order, and deals them
-    out anew. Move the axes.
-transpose(2, 3, 1, 0) -> transpose(2, 3, 0, 1)
-    The last two axes of a kernel are in, then out.
-transpose(2, 3, 1, 0) -> transpose(3, 2, 1, 0)
-    Height stands before width in both: here kernels are turned over at their diagonal.
-transpose(2, 3, 1, 0) -> transpose(0, 2, 3, 1)
-    That is the order of images. A kernel has its window first: height, width, in, out.
-transpose(1, 0) -> copy()
-    The weight of a linear layer is (out, in) in PyTorch, and (in, out) in Keras.
-weight.ndim == 4 -> weight.ndim == 3
-    A convolution's weight has four axes, and none of them has moved.
-""",
-    otherwise="Write the axes below each other: out, in, height, width, and height, width, in, out.",
-    right="the axes stand in Keras's order for convolutions, linear layers and vectors, square ones too.",
 )
 
 
