@@ -39,6 +39,7 @@ from resnetbook.checks.chapter06 import (
     shift_images,
     smoothed_cross_entropy,
 )
+from resnetbook.checks.chapter09 import early_stopping, keras_counts, keras_sgd, same_padding, to_keras
 from resnetbook.checks.chapter10 import (
     accumulate,
     average_gradients,
@@ -74,10 +75,13 @@ __all__ = [
     "degradation_gap",
     "diagnose",
     "dirac_kernel",
+    "early_stopping",
     "ema",
     "equal_cost_channels",
     "first_difference",
     "gradient_norms",
+    "keras_counts",
+    "keras_sgd",
     "learning_rate",
     "lenet_counts",
     "loss_scaler",
@@ -95,6 +99,7 @@ __all__ = [
     "resnet18_parameters",
     "resnet34",
     "ring_seconds",
+    "same_padding",
     "scaled_lr",
     "sgd_step",
     "shares",
@@ -102,5 +107,6 @@ __all__ = [
     "shortcut_parameters",
     "smoothed_cross_entropy",
     "start_as_identity",
+    "to_keras",
     "without_gradient",
 ]
