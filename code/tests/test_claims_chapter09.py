@@ -51,7 +51,7 @@ def test_what_the_settings_are_called_and_do():
     norm, torchs = keras.layers.BatchNormalization(), nn.BatchNorm2d(1)
     claim(
         "09",
-        "Leave `epsilon` and `momentum` at Keras's defaults, 0.001 and 0.99. PyTorch's are 1e-5 and 0.1.",
+        "leave `epsilon` and `momentum` at Keras's defaults, 0.001 and 0.99. PyTorch's are 1e-5 and 0.1.",
         (norm.epsilon, norm.momentum, torchs.eps, torchs.momentum) == (1e-3, 0.99, 1e-5, 0.1),
     )
     claim("09", "A hundred times as much is little", norm.epsilon / torchs.eps == pytest.approx(100))
