@@ -201,6 +201,7 @@ SPOILS: list[tuple[Callable, object, str]] = [
     (lambda v: v.inner.running_mean.add_(1), Counter(), "the running statistics of its own argument b"),
     (lambda v: torch.set_grad_enabled(False), 1, "leaves the recording of gradients switched"),
     (lambda v: torch.set_default_dtype(torch.float64), 1, "changes PyTorch's default type"),
+    (lambda v: torch.manual_seed(0), 1, "seeds PyTorch's random numbers anew"),
 ]
 
 
@@ -236,6 +237,10 @@ def test_what_was_only_looked_at_is_not_spoiled(value, capsys):
     with left_alone("f(a)", a=value):
         pass
     passes(exercise("def f(a):\n    return 1\n", cases=((value,),)), lambda a: 1, capsys)
+
+
+def test_whoever_draws_random_numbers_does_no_harm(capsys):
+    passes(FIVE, lambda a: 5 + 0 * int(torch.randint(9, ())), capsys)
 
 
 def test_an_error_inside_is_not_hidden():

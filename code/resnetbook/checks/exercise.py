@@ -44,6 +44,9 @@ SCOPE = {
     "torch": torch,
 }
 
+# No seed that anyone would write: so it is seen when somebody seeds anew.
+_FIRST_SEED = 7_302_511
+
 Outcome = dict[str, object]
 """What one case shows, by part: the result, and what has become of each argument."""
 
@@ -247,7 +250,7 @@ class Exercise:
         found: list[Outcome] = []
         drive = self.drive or (lambda written, *case: written(*case))
         for number, arguments in enumerate(self._cases()):
-            torch.manual_seed(number)
+            torch.manual_seed(_FIRST_SEED + number)
             random.seed(number)
             watches = [_watch(name, value) for name, value in zip(self._parameters, arguments, strict=False)]
             with _switches() as switches:
@@ -594,17 +597,20 @@ _SWITCHES = {
         "`with torch.no_grad():`, which ends by itself."
     ),
     "default type": "changes PyTorch's default type for all code that follows: leave it as it is.",
+    "random numbers": "seeds PyTorch's random numbers anew for all code that follows: draw, and do not seed.",
 }
 
 
 @contextmanager
 def _switches() -> Iterator[Outcome]:
-    """What becomes of PyTorch's switches; afterwards they are as before."""
-    gradients, kind = torch.is_grad_enabled(), torch.get_default_dtype()
+    """What becomes of PyTorch's switches, and of its seed; the switches are afterwards as before."""
+    gradients, kind, seed = torch.is_grad_enabled(), torch.get_default_dtype(), torch.initial_seed()
     found: Outcome = {}
     try:
         yield found
-        now = torch.is_grad_enabled(), str(torch.get_default_dtype())
+        # Whoever draws numbers does no harm. None: a trusted function that seeds asks nothing of others.
+        kept = True if torch.initial_seed() == seed else None
+        now = torch.is_grad_enabled(), str(torch.get_default_dtype()), kept
         found |= dict(zip(_SWITCHES, now, strict=True))
     finally:
         torch.set_grad_enabled(gradients)
