@@ -417,6 +417,10 @@ DOUBTFUL: dict[str, tuple[type[Net], str]] = {
     "frozen stage": (with_net(__init__=_init(_freeze)), "frozen"),
     "ReLU before the norm": (with_block(residual=_relu_first), "ReLU before the norm"),
     "64 channels of images": (with_net(in_channels=64), "reads 64 channels"),
+    "average of a window": (
+        with_net(head=lambda self, x: self.last(F.avg_pool2d(x, 2).flatten(1))),
+        "Other numbers for other sizes",
+    ),
 }
 
 

@@ -1322,9 +1322,12 @@ class _Audit:
         differences = []
         for halves in options:
             twin = self.make_twin(halves, last)
-            difference = self.difference(twin, last)
+            difference, elsewhere = self.differences(twin)
             differences.append(difference)
             if difference <= 1e-6:
+                if elsewhere > 1e-6:
+                    _, height, width = self.plan.image_shape
+                    self.add("other-size", (), height, width, *self.another_size(), elsewhere)
                 if self.padded:
                     self.plan.shortcuts = (
                         "option A (zeros behind the old channels)"
@@ -1394,8 +1397,16 @@ class _Audit:
                     module.forward = partial(_pad_both_sides, module)
         return twin
 
-    def difference(self, twin: nn.Module, last: Step) -> float:
-        """The largest difference of any output, as a share of the largest output; in double precision."""
+    def another_size(self) -> tuple[int, int]:
+        """Height and width of images whose maps have odd sides."""
+        _, height, width = self.plan.image_shape
+        return height + 11, width - 3
+
+    def differences(self, twin: nn.Module) -> tuple[float, float]:
+        """The largest difference of any output, as a share of the largest output, in double precision.
+
+        For images of the plan's size in both modes, and for another size; where that one stops, 0.
+        """
         mine = self.network
         mine.double()
         twin.double()
@@ -1409,7 +1420,7 @@ class _Audit:
             steps = [s for s in recorder.steps if s.kind in ("conv", "norm", "linear")]
             pairs.append(self.in_order(Graph(recorder.steps), steps))
         if [s.kind for s in pairs[0]] != [s.kind for s in pairs[1]]:
-            return math.inf
+            return math.inf, math.inf
         state, target = mine.state_dict(keep_vars=True), twin.state_dict(keep_vars=True)
         with torch.no_grad():
             for one, other in zip(*pairs, strict=True):
@@ -1417,14 +1428,14 @@ class _Audit:
                     end = name.rpartition(".")[2]
                     match = [n for n in one.weights if n.rpartition(".")[2] == end]
                     if len(match) != 1 or state[match[0]].shape != target[name].shape:
-                        return math.inf
+                        return math.inf, math.inf
                     target[name].copy_(state[match[0]])
                 if one.kind == "norm":
                     owner = twin.get_submodule(other.where)
                     owner.eps, owner.momentum = one.options["eps"], one.options["momentum"]
-        worst = 0.0
-        channels, height, width = self.plan.image_shape
-        for size, training in (((height, width), True), ((height + 11, width - 3), False)):
+        channels, *own = self.plan.image_shape
+        here, elsewhere = 0.0, 0.0
+        for size, training in ((own, True), (own, False), (self.another_size(), False)):
             images = self.images((channels, *size), 2).double()
             mine.train(training)
             twin.train(training)
@@ -1434,8 +1445,9 @@ class _Audit:
                 except Exception:  # noqa: BLE001 - a network for one size; that was said already
                     continue
                 right = twin(images)
-            worst = max(worst, float((given - right).abs().max() / right.abs().max()))
-        return worst
+            off = float((given - right).abs().max() / right.abs().max())
+            here, elsewhere = (max(here, off), elsewhere) if size is own else (here, off)
+        return here, elsewhere
 
     def in_order(self, graph: Graph, steps: list[Step]) -> list[Step]:
         """Steps in an order that does not depend on which way around a block runs first."""

@@ -482,6 +482,12 @@ CATALOGUE = """\
   In evaluation mode too, the output for an image depends on the others.
   → Look for a view() or a mean() that takes the first dimension along.
 
+[other-size] doubtful twin
+  Other numbers for other sizes
+  For images of {0}×{1} it gives what the book's network of this plan gives. For {2}×{3} the largest
+    difference is {4:.1g} of the largest output: something counts on one size, and cuts off the rest of a map.
+  → Look for a pool with a fixed window: nn.AdaptiveAvgPool2d(1) sees all of every map.
+
 [twin] wrong twin
   A plan like a ResNet's, and another output
   With the same weights in it, the book's network of this plan gives other numbers: the largest
