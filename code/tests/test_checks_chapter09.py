@@ -14,6 +14,8 @@ from torch import nn
 
 from resnetbook import checks, models
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("case", checks.same_padding.cases)
 def test_same_padding_is_what_keras_pads(case):

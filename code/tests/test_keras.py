@@ -21,6 +21,8 @@ from torch.nn import functional as F
 
 from resnetbook import blocks, keras_models, models
 
+pytestmark = pytest.mark.slow
+
 # Engines beside PyTorch: those that are not here are not collected, so that none is skipped.
 OTHERS = [name for name in ("tensorflow", "jax") if importlib.util.find_spec(name)]
 LR = 0.01
