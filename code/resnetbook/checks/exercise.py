@@ -16,7 +16,7 @@ import random
 import re
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -230,6 +230,7 @@ class Exercise:
     def _watches(self, arguments: tuple) -> list[Callable[[], Outcome]]:
         return [_watch(name, value) for name, value in zip(self._parameters, arguments, strict=False)]
 
+    @functools.cached_property
     def _start(self) -> list[Outcome]:
         """What each case shows while nothing has been called."""
         found = []
@@ -252,7 +253,7 @@ class Exercise:
         for number, arguments in enumerate(self._cases()):
             torch.manual_seed(_FIRST_SEED + number)
             random.seed(number)
-            watches = [_watch(name, value) for name, value in zip(self._parameters, arguments, strict=False)]
+            watches = self._watches(arguments)
             with _switches() as switches:
                 try:
                     if ask is None:
@@ -285,10 +286,9 @@ class Exercise:
 
     def _compare(self, solution: Callable) -> str:
         used: set[str] = set()
-        with _noting(used) if self.forbidden or self.remarked else contextmanager(lambda: (yield))():
+        with _noting(used) if self.forbidden or self.remarked else nullcontext():
             given = self.outcomes(solution, call_reader)
         right = self._right
-        start = self._start()
         calls = [self.call(arguments) for arguments in self._cases()]
         for part in self._parts(right):
             for i, (call, mine, theirs) in enumerate(zip(calls, given, right, strict=False)):
@@ -297,7 +297,7 @@ class Exercise:
                     continue
                 problem = difference(mine.get(part), theirs.get(part), self.tolerance)
                 if problem:
-                    self._complain(part, call, problem, i, given, right, start)
+                    self._complain(part, call, problem, i, given)
         for pattern, message in self.forbidden.items():
             if names := _matching(used, pattern):
                 raise CheckFailed(message.format(used=names[0]))
@@ -318,14 +318,13 @@ class Exercise:
         problem: str,
         case: int,
         given: list[Outcome],
-        right: list[Outcome],
-        start: list[Outcome],
     ) -> None:
         """Say what is wrong with a part.
 
         Raises:
             CheckFailed: always.
         """
+        right, start = self._right, self._start
         value = given[case].get(part)
         named = self._named(part, given, right, case)
         own = _OWN_ADVICE.fullmatch(problem)
