@@ -22,6 +22,7 @@ class Experiment:
         num_test: test images read at the end; ``None`` reads all of them.
         fixed_slice: training images evaluated after every epoch in evaluation mode.
         keep_logits: store the test logits beside the record.
+        keep_weights: store the trained network, its weights rounded to float16 before the test.
         quick_images: how many images the ``quick`` mode trains on.
         about: one sentence for the runs appendix.
     """
@@ -34,6 +35,7 @@ class Experiment:
     num_test: int | None = None
     fixed_slice: int = 0
     keep_logits: bool = False
+    keep_weights: bool = False
     quick_images: int = 1_000
     about: str = field(default="", kw_only=True)
 
@@ -217,6 +219,20 @@ EXPERIMENTS["preactivation-56"] = like(
     model={"depth": 56, "preactivation": True},
     about="Pre-activation blocks (v2); post-activation is degradation-residual-56.",
 )
+
+# ---------------------------------------------------------------------------------------------------
+# Chapter 7: four networks of chapter 2, trained once more and kept, to look into.
+
+EXPERIMENTS["plain-20"] = like(
+    EXPERIMENTS["degradation-plain-20"],
+    seeds=3,
+    keep_weights=True,
+    about="A network of chapter 2, trained once more, and its weights kept.",
+)
+EXPERIMENTS["resnet-20"] = like(EXPERIMENTS["plain-20"], model={"residual": True})
+# One of each depth that takes long: how its accuracy varies with the seed is told by chapter 2.
+EXPERIMENTS["plain-56"] = like(EXPERIMENTS["plain-20"], model={"depth": 56}, seeds=1)
+EXPERIMENTS["resnet-56"] = like(EXPERIMENTS["resnet-20"], model={"depth": 56}, seeds=1)
 
 # ---------------------------------------------------------------------------------------------------
 # Chapter 6, what accuracy costs, and the time to accuracy: one large cycle.

@@ -1,16 +1,20 @@
-"""Networks: LeNet and a small VGG, the ImageNet and CIFAR residual families, d2l's ResNet-18."""
+"""Networks: LeNet, a small VGG, the ImageNet and CIFAR residual families, d2l's ResNet-18; trained ones."""
 
+import hashlib
 import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 
 import torch
+from safetensors.torch import load as unpack
 from torch import Tensor, nn
 
 from resnetbook._arguments import check_whole, is_whole
 from resnetbook.blocks import BasicBlock, Bottleneck, D2LResidual, Norm, PlainBlock, PreActBlock
 
 STEMS = ("imagenet", "small")
+WEIGHTS = Path(__file__).parent / "weights"
 
 
 def _check_images(x: Tensor, in_channels: int, side: int | None = None) -> None:
@@ -488,3 +492,49 @@ def in_words(spec: dict) -> str:
         words.append("pre-activation blocks")
     words += [f"{name.replace('_', ' ')} {value}" for name, value in rest.items()]
     return ", ".join(words)
+
+
+def weights_path(name: str, folder: Path | None = None) -> Path:
+    """Where the weights of a record lie: in ``weights/`` beside the folder of the book's records, or in
+    ``weights/`` within any other.
+
+    Args:
+        name: of the record, ``EXPERIMENT-seedN``.
+        folder: of the record; ``None`` is the package's ``records/``.
+    """
+    from resnetbook import runs  # it needs the models, too
+
+    own = folder is not None and folder != runs.RECORDS
+    return (folder / "weights" if own else WEIGHTS) / f"{name}.safetensors"
+
+
+def trained(experiment: str, seed: int = 0, folder: Path | None = None) -> nn.Module:
+    """A network that the book trained and kept, in evaluation mode, in float32.
+
+    Its weights were rounded to float16 before its test, so it has exactly the test accuracy of its record,
+    ``runs.load(f"{experiment}-seed{seed}")``, up to how a processor rounds.
+
+    Args:
+        experiment: ``"resnet-20"``, ``"plain-20"``, ``"resnet-56"`` or ``"plain-56"``: for images
+            ``(N, 1, 28, 28)``, normalized as :class:`~resnetbook.recipe.Recipe` does by default.
+        seed: which of the runs.
+        folder: of the record; ``None`` is the package's.
+
+    Raises:
+        KeyError: if there is no such record, or its weights were not kept.
+        ValueError: if the file is not the one that was recorded (by its SHA-256).
+    """
+    from resnetbook import runs
+
+    record = runs.load(f"{experiment}-seed{seed}", folder)
+    path = weights_path(record["name"], folder)
+    if "weights" not in record or not path.is_file():
+        raise KeyError(f"the weights of {record['name']!r} are not kept; train it: {record['command']}")
+    packed = path.read_bytes()
+    if hashlib.sha256(packed).hexdigest() != record["weights"]["sha256"]:
+        raise ValueError(
+            f"{path} is not the file that was recorded; make it again: {record['command']} --again"
+        )
+    model = build(record["model"])
+    model.load_state_dict(unpack(packed))  # copied into float32
+    return model.eval()

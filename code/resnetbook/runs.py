@@ -3,13 +3,15 @@
 A record is a JSON file in ``records/``. Its keys: ``name``, ``experiment``, ``model``, ``recipe``,
 ``seed``, ``held_out``, ``num_images``, ``history``, ``test_accuracy``, ``test_loss``, ``parameters``,
 ``macs``, ``hardware``, ``versions``, ``date``, ``commit``, ``clean_tree``, ``command``. Where a page needs
-predictions, the test logits lie beside it as float16 (safetensors).
+predictions, the test logits lie beside it as float16 (safetensors). Where one looks into the network, its
+weights lie in ``weights/``, and the record's ``weights`` has their ``sha256``.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import datetime
+import hashlib
 import json
 import os
 import platform
@@ -25,6 +27,8 @@ import torch
 import torchvision
 from safetensors.numpy import load_file
 from safetensors.numpy import save as pack
+from safetensors.torch import save as pack_weights
+from torch import nn
 
 from resnetbook import data, models, probes, tables
 from resnetbook.checkpoint import recipe_of
@@ -285,6 +289,9 @@ def record(
         progress=progress,
         on_epoch=on_epoch,
     )
+    if experiment.keep_weights:
+        # Before the test: what is kept is what was tested.
+        model.load_state_dict({key: _rounded(value) for key, value in model.state_dict().items()})
     test_images = dataset.test_images[: experiment.num_test]
     test_labels = dataset.test_labels[: experiment.num_test]
     test = evaluate(model, test_images, test_labels, experiment.recipe, chosen)
@@ -312,13 +319,36 @@ def record(
         result["hardware"]["processes"] = fabric.world_size
         if not fabric.is_global_zero:
             return result
-    _store(result, test.logits if experiment.keep_logits else None, folder, checkpoint)
+    packed = None
+    if experiment.keep_weights:
+        packed = _packed(model)
+        result["weights"] = {"dtype": "float16", "sha256": hashlib.sha256(packed).hexdigest()}
+    _store(result, test.logits if experiment.keep_logits else None, packed, folder, checkpoint)
     return result
 
 
-def _store(result: dict, logits: torch.Tensor | None, folder: Path, checkpoint: Path) -> None:
-    """Write a record and its logits; then the checkpoint has done its work."""
+def _rounded(value: torch.Tensor) -> torch.Tensor:
+    """As float16 keeps it; a count of batches stays a whole number."""
+    return value.half().to(value.dtype) if value.is_floating_point() else value
+
+
+def _packed(model: nn.Module) -> bytes:
+    """The state of a network as the bytes of a safetensors file, in float16."""
+    state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    return pack_weights(
+        {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
+    )
+
+
+def _store(
+    result: dict, logits: torch.Tensor | None, weights: bytes | None, folder: Path, checkpoint: Path
+) -> None:
+    """Write a record with its logits and weights; then the checkpoint has done its work."""
     try:
+        if weights is not None:
+            path = models.weights_path(result["name"], folder)
+            path.parent.mkdir(exist_ok=True)
+            _write(path, weights)
         if logits is not None:
             packed = pack({"test_logits": logits.half().numpy()})
             _write(folder / f"{result['name']}.safetensors", packed)
@@ -413,7 +443,7 @@ def source() -> dict:
 
     try:
         # New records are results, not code: they do not make the tree dirty.
-        changes = git("status", "--porcelain", "--", ".", ":!records")
+        changes = git("status", "--porcelain", "--", ".", ":!records", ":!weights")
         return {"commit": git("rev-parse", "HEAD"), "clean_tree": changes == ""}
     except (OSError, subprocess.CalledProcessError):
         return {"commit": None, "clean_tree": False}

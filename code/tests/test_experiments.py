@@ -22,7 +22,8 @@ def test_every_experiment_can_be_built_and_trained(name):
     images = torch.zeros(2, 1, 28, 28, dtype=torch.uint8)
     assert prepare(images, experiment.recipe).shape == (2, 1, side, side)
     assert probes.shapes(model, (1, side, side)).popitem()[1] == (1, 10)
-    assert experiment.seeds >= 3  # a result is a mean with its spread
+    # A result is a mean with its spread; a network that one looks into is one.
+    assert experiment.seeds >= 3 or experiment.keep_weights
     assert experiment.about.endswith(".")
     assert runs.experiment_of(f"{name}-seed0")[0] == name
     assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name)

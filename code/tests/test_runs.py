@@ -101,6 +101,60 @@ def test_a_record_comes_back_as_it_was_made(tiny, tmp_path):
     assert list((tmp_path / "cache" / "checkpoints").iterdir()) == []
 
 
+def test_a_kept_network_comes_back_with_the_accuracy_of_its_record(tiny, tmp_path, monkeypatch):
+    kept = dataclasses.replace(TINY, keep_weights=True)
+    monkeypatch.setattr(runs, "EXPERIMENTS", {"tiny-one": kept})
+    monkeypatch.setattr(models, "WEIGHTS", tmp_path / "weights")
+    result = record()
+    for folder in (None, runs.RECORDS):
+        assert (
+            models.weights_path("tiny-one-seed1", folder)
+            == tmp_path / "weights" / "tiny-one-seed1.safetensors"
+        )
+    model = models.trained("tiny-one", seed=1)
+    assert not model.training
+    floats = [value for value in model.state_dict().values() if value.is_floating_point()]
+    assert all(value.dtype == torch.float32 for value in floats)
+    assert all(torch.equal(value, value.half().float()) for value in floats)
+    test = train.evaluate(model, tiny.test_images, tiny.test_labels, kept.recipe, "cpu")
+    assert (test.accuracy, test.loss) == (result["test_accuracy"], result["test_loss"])
+    # Rounding is all that happened to it.
+    images, labels, *_ = data.split(tiny.train_images, tiny.train_labels, 40)
+    torch.manual_seed(1)
+    same = models.build(TINY.model)
+    train.fit(same, images, labels, TINY.recipe, seed=1, device="cpu", progress=False)
+    for key, value in same.state_dict().items():
+        assert torch.equal(
+            model.state_dict()[key], value.half().float() if value.is_floating_point() else value
+        )
+
+
+def test_a_folder_of_ones_own_keeps_its_weights_within(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "EXPERIMENTS", {"tiny-one": dataclasses.replace(TINY, keep_weights=True)})
+    monkeypatch.setattr(models, "WEIGHTS", tmp_path / "weights")
+    own = tmp_path / "own"
+    record(folder=own)
+    assert models.trained("tiny-one", 1, own).training is False
+    assert (own / "weights" / "tiny-one-seed1.safetensors").is_file() and not models.WEIGHTS.exists()
+
+
+def test_weights_that_are_not_there_or_not_the_recorded_ones_are_refused(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(models, "WEIGHTS", tmp_path / "weights")
+    with pytest.raises(KeyError, match="no record 'tiny-one-seed1'"):
+        models.trained("tiny-one", 1)
+    record()
+    with pytest.raises(KeyError, match="not kept; train it: python -m resnetbook train tiny-one-seed1"):
+        models.trained("tiny-one", 1)
+    monkeypatch.setattr(runs, "EXPERIMENTS", {"tiny-one": dataclasses.replace(TINY, keep_weights=True)})
+    record()
+    path = models.weights_path("tiny-one-seed1")
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="not the file that was recorded.*--again"):
+        models.trained("tiny-one", 1)
+
+
 def test_a_record_is_what_fit_and_evaluate_give(tiny):
     """The same training by hand: the split, the seed, the test set at the end."""
     result = record()
@@ -567,6 +621,25 @@ def test_the_records_folder_holds_records_and_their_logits_only():
         elif path != runs.RECORDS / "bench":
             assert path.parent == runs.RECORDS, path
             assert path.stem in names and path.suffix in (".json", ".safetensors"), path.name
+
+
+def test_the_weights_folder_holds_what_is_kept_of_the_records_and_nothing_else():
+    kept = [name for name in runs.names() if runs.experiment_of(name)[1].keep_weights]
+    assert kept
+    assert sorted(path.name for path in models.WEIGHTS.iterdir()) == [f"{name}.safetensors" for name in kept]
+    assert all(path.stat().st_size < 2_000_000 for path in models.WEIGHTS.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n in runs.names() if runs.experiment_of(n)[1].keep_weights])
+def test_a_kept_network_has_the_accuracy_of_its_record(name, dataset):
+    found = runs.load(name)
+    model = models.trained(found["experiment"], found["seed"])
+    recipe = Recipe.from_dict(found["recipe"])
+    test = train.evaluate(model, dataset.test_images, dataset.test_labels, recipe, "cpu")
+    # Another processor rounds otherwise, and moves the image or two that stand on the edge.
+    assert test.accuracy == pytest.approx(found["test_accuracy"], abs=5e-4)
+    assert test.loss == pytest.approx(found["test_loss"], rel=1e-3)
 
 
 def finite(value) -> bool:
