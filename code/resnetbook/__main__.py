@@ -1,4 +1,4 @@
-"""The command line: ``python -m resnetbook data | train``."""
+"""The command line: ``python -m resnetbook data | train | measure``."""
 
 import argparse
 import dataclasses
@@ -7,7 +7,7 @@ import sys
 import torch
 from tqdm import tqdm
 
-from resnetbook import data, parallel, runs
+from resnetbook import data, parallel, runs, studies
 from resnetbook._command import run_command
 from resnetbook.devices import choose_device
 
@@ -46,6 +46,14 @@ def _show(name: str) -> None:
             print(f"  {field:20}{value}")
 
 
+def _use_threads(threads: int | None) -> None:
+    if threads is None:
+        return
+    if threads < 1:
+        raise ValueError(f"--threads must be at least 1, got {threads}")
+    torch.set_num_threads(threads)
+
+
 def _train(arguments: argparse.Namespace) -> None:
     if arguments.show and arguments.names:
         for name in arguments.names:
@@ -55,10 +63,7 @@ def _train(arguments: argparse.Namespace) -> None:
         for name, experiment in runs.EXPERIMENTS.items():
             print(f"{name}-seed0 … seed{experiment.seeds - 1}: {experiment.about}")
         return
-    if arguments.threads is not None:
-        if arguments.threads < 1:
-            raise ValueError(f"--threads must be at least 1, got {arguments.threads}")
-        torch.set_num_threads(arguments.threads)
+    _use_threads(arguments.threads)
     # A wrong name or device fails before hours of training.
     for name in arguments.names:
         runs.experiment_of(name)
@@ -75,6 +80,22 @@ def _train(arguments: argparse.Namespace) -> None:
             message = f"test accuracy {result['test_accuracy']:.4f} after {seconds:,.1f} s of training"
         if fabric is None or fabric.is_global_zero:
             print(f"{name}: {message}")
+
+
+def _measure(arguments: argparse.Namespace) -> None:
+    if arguments.list or not arguments.names:
+        for name, study in studies.STUDIES.items():
+            print(f"{name}-seed0 … seed{study.seeds - 1}: {study.about}")
+        return
+    _use_threads(arguments.threads)
+    # A wrong name fails before the work on another.
+    for name in arguments.names:
+        studies.study_of(name)
+    for name in arguments.names:
+        if name in studies.names() and not arguments.again:
+            print(f"{name}: recorded already (--again measures it once more)")
+        else:
+            print(f"{name}: measured in {studies.record(name)['seconds']:,.1f} s")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -96,6 +117,13 @@ def main(argv: list[str] | None = None) -> int:
     command.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's choice)")
     command.add_argument("--root", help="folder that holds FashionMNIST/raw (default: the cache)")
     command.set_defaults(run=_train)
+
+    command = commands.add_parser("measure", help="measure recorded studies again, and write their records")
+    command.add_argument("names", nargs="*", help="such as lesions-seed0")
+    command.add_argument("--list", action="store_true", help="list what can be measured")
+    command.add_argument("--again", action="store_true", help="measure even what is recorded already")
+    command.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's choice)")
+    command.set_defaults(run=_measure)
 
     return run_command("resnetbook", parser, argv)
 

@@ -1,0 +1,124 @@
+"""What the book measures on trained networks where that takes long: recorded once, as a training is.
+
+A record is a JSON file in ``records/studies/``. Its keys: ``name``, ``study``, ``seed``, ``result`` (what the
+study returns), ``seconds``, ``hardware``, ``versions``, ``date``, ``commit``, ``clean_tree``, ``command``.
+"""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from resnetbook import runs
+from resnetbook.devices import choose_device
+
+RECORDS = runs.RECORDS / "studies"
+
+
+@dataclass(frozen=True)
+class Study:
+    """Something to measure, for every seed.
+
+    Attributes:
+        measure: called with the seed; returns what JSON can hold.
+        seeds: how many, counted from 0.
+        about: one sentence for the runs appendix.
+    """
+
+    measure: Callable[[int], dict]
+    seeds: int
+    about: str
+
+
+STUDIES: dict[str, Study] = {}
+
+
+def study_of(name: str) -> tuple[str, Study, int]:
+    """Split a record's name into study and seed.
+
+    Raises:
+        KeyError: if the name is not ``STUDY-seedN`` with a known study.
+    """
+    study, _, seed = name.rpartition("-seed")
+    # One name for one record: neither seed01 nor digits of another script.
+    if study not in STUDIES or not seed.isdecimal() or seed != str(int(seed)):
+        raise KeyError(f"no study {name!r}: say STUDY-seedN with one of {', '.join(STUDIES)}")
+    return study, STUDIES[study], int(seed)
+
+
+def record(name: str, folder: Path | None = None) -> dict:
+    """Measure, and write the record.
+
+    Args:
+        name: ``STUDY-seedN``.
+        folder: where the record goes; default: the package's ``records/studies/``.
+
+    Raises:
+        KeyError: if there is no such study.
+        OSError: if the record cannot be written.
+        data.DataError: if the data is missing or wrong.
+    """
+    study_name, study, seed = study_of(name)
+    folder = folder or RECORDS
+    folder.mkdir(parents=True, exist_ok=True)  # before the work, not after
+    origin = runs.source()  # likewise: what is edited meanwhile did not take part
+    start = time.perf_counter()
+    measured = study.measure(seed)
+    result = {
+        "name": name,
+        "study": study_name,
+        "seed": seed,
+        "result": measured,
+        "seconds": time.perf_counter() - start,
+        "hardware": runs.hardware(choose_device()),
+        "versions": runs.versions(),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        **origin,
+        "command": f"python -m resnetbook measure {name}",
+    }
+    runs.save(result, folder)
+    return result
+
+
+def names(folder: Path | None = None) -> list[str]:
+    """The names of all stored records, sorted."""
+    return runs.names(folder or RECORDS)
+
+
+def load(name: str, folder: Path | None = None) -> dict:
+    """Load a record.
+
+    Raises:
+        KeyError: if there is none of this name; the message lists near names.
+        ValueError: if the file holds no record.
+    """
+    return runs.load(name, folder or RECORDS)
+
+
+def load_seeds(study: str, folder: Path | None = None) -> list[dict]:
+    """Load every recorded seed of a study, in order of the seed.
+
+    Raises:
+        KeyError: if there is none.
+    """
+    return runs.load_seeds(study, folder or RECORDS)
+
+
+def provenance(found: list[dict]) -> str:
+    """Where records come from: where and when they were measured, and how to make the first again."""
+    every = {record["hardware"]["device"] for record in found}
+    dates = sorted({record["date"] for record in found})
+    commits = sorted({(record["commit"] or "unknown")[:7] for record in found})
+    threads = sorted({record["hardware"]["threads"] for record in found})
+    torches = sorted({record["versions"]["torch"] for record in found})
+    return "\n".join(
+        [
+            f"measured on {' and '.join(dates)}, {' and '.join(sorted(every))}, "
+            f"{' and '.join(map(str, threads))} thread{'s' * (threads != [1])}, "
+            f"torch {' and '.join(torches)}, commit {' and '.join(commits)}",
+            f"make {'one' if len(found) > 1 else 'it'} again: {found[0]['command']}",
+        ]
+    )
