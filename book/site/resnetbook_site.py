@@ -29,7 +29,7 @@ from sphinx.transforms import SphinxTransform
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
-from resnetbook import models, runs
+from resnetbook import models, runs, studies
 from resnetbook.experiments import Experiment
 from resnetbook.recipe import Recipe
 
@@ -229,6 +229,20 @@ def seed_row(record: dict) -> tuple[str, ...]:
         f"{last['train_loss']:.4f}",
         "none held out" if valid is None else f"{valid:.4f}",
         f"{_minutes(record):.1f}",
+        *_origin(record),
+    )
+
+
+_STUDY_HEADER = ("Seed", "Minutes", "Date", "Commit", "Code unchanged")
+
+
+def study_row(record: dict) -> tuple[str, ...]:
+    """One record of a study as a row under ``_STUDY_HEADER``."""
+    return (str(record["seed"]), f"{record['seconds'] / 60:.1f}", *_origin(record))
+
+
+def _origin(record: dict) -> tuple[str, str, str]:
+    return (
         record["date"],
         (record["commit"] or "not recorded")[:12],
         "yes" if record["clean_tree"] else "no",
@@ -292,7 +306,36 @@ class Runs(SphinxDirective):
         if missing:
             result.append(self._missing(missing))
         result += [self._section(name, found[name], known.get(name)) for name in order]
+        if studies.names():
+            result.append(self._studies())
         return result
+
+    def _studies(self) -> nodes.section:
+        """What was measured on trained networks; its numbers are many, and stand in the chapters."""
+        self.env.note_dependency(str(studies.RECORDS))
+        section = nodes.section("", nodes.title("", "Studies of trained networks"), ids=["studies"])
+        self.state.document.note_explicit_target(section)
+        intro = (
+            "Where a chapter measures something on trained networks and that takes long, it is recorded too: "
+            "the numbers, and how they came about. The chapter shows them."
+        )
+        section += nodes.paragraph("", intro)
+        for study in dict.fromkeys(name.rpartition("-seed")[0] for name in studies.names()):
+            found = studies.load_seeds(study)
+            part = nodes.section("", nodes.title("", study), ids=[f"study-{nodes.make_id(study)}"])
+            self.state.document.note_explicit_target(part)
+            if study in studies.STUDIES:
+                part += nodes.paragraph("", studies.STUDIES[study].about)
+            texts: dict[str, Callable[[dict], str]] = {"Hardware": _hardware, "Versions": _versions}
+            part += _table(
+                ("", ""), [(label, _same_or_by_seed(found, text)) for label, text in texts.items()]
+            )
+            part += _table(_STUDY_HEADER, map(study_row, found), "runs-seeds")
+            part += nodes.paragraph("", "To measure it again:")
+            commands = "\n".join(record["command"] for record in found)
+            part += nodes.literal_block(commands, commands, language="bash")
+            section += part
+        return section
 
     def _overview(self, found: dict, known: dict, order: list[str]) -> nodes.Node:
         rows = []

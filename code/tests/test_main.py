@@ -15,7 +15,7 @@ from resnetbook.__main__ import main
 from resnetbook.experiments import EXPERIMENTS
 from resnetbook.recipe import Recipe
 
-COMMANDS = ("data", "train")
+COMMANDS = ("data", "train", "measure")
 
 
 def fails(capsys, *arguments: str) -> str:
@@ -39,6 +39,7 @@ def test_help_names_every_command(capsys):
     [
         ("data", ["--root", "--offline"]),
         ("train", ["--list", "--show", "--again", "--device", "--threads", "--root"]),
+        ("measure", ["--list", "--again", "--threads"]),
     ],
 )
 def test_every_command_explains_every_option(capsys, command, options):

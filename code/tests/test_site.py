@@ -29,7 +29,7 @@ import pytest
 import torch
 import yaml
 
-from resnetbook import blocks, models, probes, runs
+from resnetbook import blocks, models, probes, runs, studies
 from resnetbook.experiments import Experiment
 from resnetbook.recipe import Recipe
 
@@ -389,7 +389,9 @@ def render(
         **options,
     }
     records = mock.patch.object(runs, "RECORDS", folder / "records")
-    with docutils_namespace(), records, mock.patch.object(runs, "EXPERIMENTS", experiments or {}):
+    measured = mock.patch.object(studies, "RECORDS", folder / "records" / "studies")
+    known = mock.patch.object(runs, "EXPERIMENTS", experiments or {})
+    with docutils_namespace(), records, measured, known:
         app = Sphinx(
             str(pages),
             None,
@@ -592,6 +594,38 @@ def test_a_broken_record_stops_the_build(tmp_path: Path, extension: ModuleType, 
     (folder / "cut-seed0.json").write_text(content, encoding="utf-8")
     with pytest.raises(ValueError, match="cut-seed0.*record it again"):
         render(tmp_path, PAGE)
+
+
+def test_studies_stand_behind_the_runs(tmp_path: Path, extension: ModuleType) -> None:
+    folder = tmp_path / "records" / "studies"
+    folder.mkdir(parents=True)
+    fake_record(tmp_path / "records", "first", 0, 0.9)
+    for seed in (0, 1):
+        name = f"look-seed{seed}"
+        record = {
+            "name": name,
+            "study": "look",
+            "seed": seed,
+            "result": {"secret": 1234.5},
+            "seconds": 90.0,
+            "hardware": {"device": "A processor", "threads": 1},
+            "versions": {"torch": "2.15.0"},
+            "date": "2026-01-02",
+            "commit": "0123456789abcdef",
+            "clean_tree": seed == 0,
+            "command": f"python -m resnetbook measure {name}",
+        }
+        (folder / f"{name}.json").write_text(json.dumps(record), encoding="utf-8")
+    body, warnings = render(tmp_path, PAGE)
+    assert not warnings
+    part = body.find("section", id="study-look")
+    rows = [[cell.get_text(strip=True) for cell in row.find_all(["th", "td"])] for row in part.find_all("tr")]
+    assert ["0", "1.5", "2026-01-02", "0123456789ab", "yes"] in rows
+    assert ["1", "1.5", "2026-01-02", "0123456789ab", "no"] in rows
+    assert ["Hardware", "A processor, 1 CPU thread"] in rows
+    commands = "python -m resnetbook measure look-seed0\npython -m resnetbook measure look-seed1"
+    assert part.find("pre").get_text().strip() == commands
+    assert "1234.5" not in body.get_text()
 
 
 def test_a_measured_accuracy_in_a_sentence(tmp_path: Path, extension: ModuleType) -> None:
