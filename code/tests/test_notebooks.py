@@ -1,5 +1,6 @@
 """The committed notebooks: run as a reader runs them, and held to the rules for notebooks."""
 
+import copy
 import importlib.util
 import re
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ PATHS = notebooks.paths()
 EVERY = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 
 FIRST_CELL = """\
+# @title Install the book's helpers
 # In Colab this installs the book's helpers, and changes no package that Colab ships.
 import importlib.util
 
@@ -82,6 +84,42 @@ def test_outputs_are_those_of_one_run_from_top_to_bottom(path):
         for output in cell.outputs:
             assert output.output_type != "error"
             assert output.get("name") != "stderr"
+
+
+@EVERY
+def test_what_has_a_title_is_folded_on_the_site_and_in_colab_and_nothing_else_is(path):
+    for cell in code_cells(path):
+        again = copy.deepcopy(cell)
+        notebooks.fold(again)
+        assert again == cell, cell.source[:80]
+        assert cell.source.startswith("# @title ") == ("hide-input" in cell.metadata.get("tags", []))
+
+
+def test_folding_keeps_what_else_the_metadata_says():
+    figure = {"image": {"alt": "A line."}}
+    cell = nbformat.v4.new_code_cell(
+        "# @title The figure\nplot()", metadata={"tags": ["varies"], "mystnb": figure}
+    )
+    notebooks.fold(cell)
+    words = {"code_prompt_show": "Code: the figure", "code_prompt_hide": "Code: the figure"}
+    folded = {"tags": ["varies", "hide-input"], "mystnb": {**figure, **words}, "cellView": "form"}
+    assert cell.metadata == folded
+    cell.source = "plot()"
+    notebooks.fold(cell)
+    assert cell.metadata == {"tags": ["varies"], "mystnb": figure}
+
+
+@EVERY
+def test_what_draws_and_defines_nothing_is_folded(path):
+    for cell in code_cells(path):
+        draws = any("image/svg+xml" in output.get("data", {}) for output in cell.outputs)
+        if draws and not re.search(r"^(def|class) ", cell.source, re.M):
+            shown = [words for words in VISIBLE if words in cell.source]
+            assert shown or "hide-input" in cell.metadata.get("tags", []), cell.source[:200]
+
+
+# Cells that draw and that a reader should see all the same.
+VISIBLE = ("d2l.train_ch6(", "plotting.confusion(", "losses.argsort(descending=True)[:10]")
 
 
 @EVERY

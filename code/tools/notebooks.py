@@ -30,6 +30,9 @@ BOOK = Path(__file__).resolve().parents[2] / "book"
 # A cell with this tag prints numbers that depend on the machine (a live training, a clock):
 # the words around them must come out the same, the numbers may differ.
 VARIES = "varies"
+# What sets up, draws or makes a table is folded: such a cell begins with a title, which Colab understands.
+_TITLE = re.compile(r"# @title (\S.*)")
+FOLDED = "hide-input"
 _NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?")
 
 
@@ -155,6 +158,7 @@ def _clean(notebook: NotebookNode, name: str) -> None:
     for number, cell in enumerate(notebook.cells):
         if cell.cell_type != "code":
             continue
+        fold(cell)
         kept = []
         for output in cell.outputs:
             if output.output_type == "stream" and output.name == "stderr":
@@ -171,6 +175,25 @@ def _clean(notebook: NotebookNode, name: str) -> None:
             "language_info": {"name": "python"},
         }
     )
+
+
+def fold(cell: NotebookNode) -> None:
+    """Let the metadata of a code cell say what its title does: folded on the site and in Colab, or not."""
+    title = _TITLE.match(cell.source)
+    tags = [tag for tag in cell.metadata.get("tags", []) if tag != FOLDED]
+    shown = {key: value for key, value in cell.metadata.get("mystnb", {}).items() if "prompt" not in key}
+    if title:
+        tags.append(FOLDED)
+        words = f"Code: {title[1][0].lower()}{title[1][1:]}"
+        shown |= {"code_prompt_show": words, "code_prompt_hide": words}
+        cell.metadata["cellView"] = "form"
+    else:
+        cell.metadata.pop("cellView", None)
+    for key, value in {"tags": tags, "mystnb": shown}.items():
+        if value:
+            cell.metadata[key] = value
+        else:
+            cell.metadata.pop(key, None)
 
 
 def _joined(outputs: list[NotebookNode]) -> list[NotebookNode]:
