@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -126,6 +126,28 @@ def split(images: Tensor, labels: Tensor, held_out: int = 10_000) -> tuple[Tenso
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(2015))
     train, valid = order[held_out:], order[:held_out]
     return images[train], labels[train], images[valid], labels[valid]
+
+
+def of_classes(images: Tensor, labels: Tensor, classes: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """The images of some classes, in their order, with labels from 0 on, as the classes are listed.
+
+    Args:
+        images: ``(N, C, H, W)``.
+        labels: int64 ``(N,)``, indices into ``CLASSES``.
+        classes: such indices, each once.
+
+    Raises:
+        ValueError: if a class is named twice, or there is no class of that number.
+    """
+    if len(set(classes)) != len(classes):
+        raise ValueError(f"a class stands twice in {tuple(classes)}")
+    for number in classes:
+        if not is_whole(number) or not 0 <= number < len(CLASSES):
+            raise ValueError(f"there is no class {number!r}; they are 0 to {len(CLASSES) - 1}")
+    new = torch.full((len(CLASSES),), -1)
+    new[list(classes)] = torch.arange(len(classes))
+    chosen = new[labels] >= 0
+    return images[chosen], new[labels[chosen]]
 
 
 def _raw(root: Path) -> Path:

@@ -4,7 +4,8 @@ A record is a JSON file in ``records/``. Its keys: ``name``, ``experiment``, ``m
 ``seed``, ``held_out``, ``num_images``, ``history``, ``test_accuracy``, ``test_loss``, ``parameters``,
 ``macs``, ``hardware``, ``versions``, ``date``, ``commit``, ``clean_tree``, ``command``. Where a page needs
 predictions, the test logits lie beside it as float16 (safetensors). Where one looks into the network, its
-weights lie in ``weights/``, and the record's ``weights`` has their ``sha256``.
+weights lie in ``weights/``, and the record's ``weights`` has their ``sha256``. A run on some of the classes
+has them as ``classes``.
 """
 
 from __future__ import annotations
@@ -267,6 +268,11 @@ def record(
     images, labels, valid = dataset.train_images, dataset.train_labels, None
     if experiment.held_out:
         images, labels, *valid = data.split(images, labels, experiment.held_out)
+    test_images, test_labels = dataset.test_images, dataset.test_labels
+    if experiment.classes is not None:
+        images, labels = data.of_classes(images, labels, experiment.classes)
+        valid = valid and data.of_classes(*valid, experiment.classes)
+        test_images, test_labels = data.of_classes(test_images, test_labels, experiment.classes)
     images, labels = images[: experiment.num_images], labels[: experiment.num_images]
     torch.manual_seed(seed)
     model = models.build(experiment.model)
@@ -292,8 +298,7 @@ def record(
     if experiment.keep_weights:
         # Before the test: what is kept is what was tested.
         model.load_state_dict({key: _rounded(value) for key, value in model.state_dict().items()})
-    test_images = dataset.test_images[: experiment.num_test]
-    test_labels = dataset.test_labels[: experiment.num_test]
+    test_images, test_labels = test_images[: experiment.num_test], test_labels[: experiment.num_test]
     test = evaluate(model, test_images, test_labels, experiment.recipe, chosen)
     side = experiment.recipe.resize or 28
     result = {
@@ -315,6 +320,8 @@ def record(
         **origin,
         "command": f"python -m resnetbook train {name}",
     }
+    if experiment.classes is not None:
+        result["classes"] = list(experiment.classes)
     if fabric is not None:
         result["hardware"]["processes"] = fabric.world_size
         if not fabric.is_global_zero:

@@ -586,3 +586,25 @@ def test_split_refuses_labels_of_other_images():
 def test_split_refuses_nonsense(held_out):
     with pytest.raises(ValueError, match="held_out must be between 1 and 99"):
         data.split(torch.zeros(100, 1, 1, 1, dtype=torch.uint8), torch.zeros(100), held_out)
+
+
+# ---------------------------------------------------------------------------------------------------
+# Some of the classes
+
+
+def test_the_images_of_some_classes_have_labels_from_0_on():
+    labels = torch.tensor([3, 9, 0, 3, 5, 9])
+    images = torch.arange(6).reshape(6, 1, 1, 1)
+    chosen, new = data.of_classes(images, labels, (9, 3))
+    assert chosen.flatten().tolist() == [0, 1, 3, 5] and new.tolist() == [1, 0, 1, 0]
+    assert new.dtype == torch.int64 and labels.tolist() == [3, 9, 0, 3, 5, 9]
+    every, same = data.of_classes(images, labels, range(10))
+    assert torch.equal(every, images) and torch.equal(same, labels)
+
+
+@pytest.mark.parametrize(
+    ("classes", "problem"), [((1, 1), "twice"), ((10,), "class 10"), ((-1,), "class -1")]
+)
+def test_classes_that_are_not_there_or_stand_twice_are_refused(classes, problem):
+    with pytest.raises(ValueError, match=problem):
+        data.of_classes(torch.zeros(1, 1, 1, 1), torch.tensor([0]), classes)

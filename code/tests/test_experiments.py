@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from resnetbook import experiments, models, probes, runs
+from resnetbook import data, experiments, models, probes, runs
 from resnetbook.experiments import EXPERIMENTS, Experiment, like
 from resnetbook.recipe import Recipe
 from resnetbook.transforms import prepare
@@ -21,7 +21,7 @@ def test_every_experiment_can_be_built_and_trained(name):
     side = experiment.recipe.resize or 28
     images = torch.zeros(2, 1, 28, 28, dtype=torch.uint8)
     assert prepare(images, experiment.recipe).shape == (2, 1, side, side)
-    assert probes.shapes(model, (1, side, side)).popitem()[1] == (1, 10)
+    assert probes.shapes(model, (1, side, side)).popitem()[1] == (1, len(experiment.classes or data.CLASSES))
     # A result is a mean with its spread; a network that one looks into is one.
     assert experiment.seeds >= 3 or experiment.keep_weights
     assert experiment.about.endswith(".")
@@ -36,7 +36,8 @@ def test_the_quick_form_of_every_experiment_is_short_and_keeps_its_shape(name):
     assert quick.recipe.num_epochs <= 2 and quick.num_images <= 12_800 and quick.num_test == 1_000
     assert quick.held_out <= 1_000 and quick.fixed_slice <= 1_000
     steps = math.ceil(quick.num_images / quick.recipe.batch_size) * quick.recipe.num_epochs
-    all_images = (whole.num_images or 60_000 - whole.held_out) * whole.recipe.num_epochs
+    share = len(whole.classes or data.CLASSES) / 10
+    all_images = (whole.num_images or (60_000 - whole.held_out) * share) * whole.recipe.num_epochs
     share = whole.recipe.warmup_steps * whole.recipe.batch_size / all_images
     assert quick.recipe.warmup_steps / steps == pytest.approx(share, abs=0.01)
 

@@ -177,6 +177,36 @@ def test_recording_twice_gives_the_same_numbers(tiny, tmp_path):
     assert other["test_loss"] != first["test_loss"]
 
 
+def test_a_run_on_some_classes_trains_and_tests_on_their_images_alone(tiny):
+    classes = (7, 2, 5)
+    some = dataclasses.replace(
+        TINY,
+        model=TINY.model | {"num_classes": 3},
+        classes=classes,
+        recipe=dataclasses.replace(TINY.recipe, batch_size=7),
+    )
+    result = record(experiment=some)
+    # By hand: what is kept aside is so before the classes are chosen.
+    images, labels, *valid = data.split(tiny.train_images, tiny.train_labels, 40)
+    parts = [(images, labels), tuple(valid), (tiny.test_images, tiny.test_labels)]
+    parts = [
+        (
+            x[[int(y) in classes for y in t]],
+            torch.tensor([classes.index(y) for y in t.tolist() if y in classes]),
+        )
+        for x, t in parts
+    ]
+    torch.manual_seed(1)
+    model = models.build(some.model)
+    history = train.fit(model, *parts[0], some.recipe, valid=parts[1], seed=1, device="cpu", progress=False)
+    assert [entry["valid_accuracy"] for entry in result["history"]] == [e["valid_accuracy"] for e in history]
+    test = train.evaluate(model, *parts[2], some.recipe, "cpu")
+    assert (result["test_accuracy"], result["test_loss"]) == (test.accuracy, test.loss)
+    assert result["num_images"] == len(parts[0][0]) < 80 and result["classes"] == [7, 2, 5]
+    assert runs.load_logits("tiny-one-seed1").shape == (len(parts[2][0]), 3)
+    assert "classes" not in record("tiny-one-seed0")  # a run on all of them says nothing
+
+
 def interrupt_at(epoch: int, monkeypatch) -> list:
     """The training is stopped while this epoch is looked at, counted from 1; gives the list of the calls."""
     evaluate, calls = train.evaluate, []
@@ -631,13 +661,19 @@ def test_the_weights_folder_holds_what_is_kept_of_the_records_and_nothing_else()
     assert all(path.stat().st_size < 2_000_000 for path in models.WEIGHTS.iterdir())
 
 
+def known_classes(found: dict) -> list[int]:
+    return found.get("classes", list(range(10)))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in runs.names() if runs.experiment_of(n)[1].keep_weights])
 def test_a_kept_network_has_the_accuracy_of_its_record(name, dataset):
     found = runs.load(name)
     model = models.trained(found["experiment"], found["seed"])
     recipe = Recipe.from_dict(found["recipe"])
-    test = train.evaluate(model, dataset.test_images, dataset.test_labels, recipe, "cpu")
+    test = train.evaluate(
+        model, *data.of_classes(dataset.test_images, dataset.test_labels, known_classes(found)), recipe, "cpu"
+    )
     # Another processor rounds otherwise, and moves the image or two that stand on the edge.
     assert test.accuracy == pytest.approx(found["test_accuracy"], abs=5e-4)
     assert test.loss == pytest.approx(found["test_loss"], rel=1e-3)
@@ -660,7 +696,9 @@ def test_a_committed_record_is_whole(name):
     assert found["hardware"]["device"] and found["hardware"]["threads"] >= 1
     assert {"python", "torch", "torchvision"} <= set(found["versions"])
     assert found["held_out"] == experiment.held_out
-    assert found["num_images"] == min(experiment.num_images or 60_000, 60_000 - experiment.held_out)
+    assert found.get("classes") == (experiment.classes and list(experiment.classes))
+    there = (60_000 - experiment.held_out) * len(known_classes(found)) // 10
+    assert found["num_images"] == min(experiment.num_images or 60_000, there)
 
     history = found["history"]
     assert [entry["epoch"] for entry in history] == list(range(1, found["recipe"]["num_epochs"] + 1))
@@ -672,7 +710,7 @@ def test_a_committed_record_is_whole(name):
         assert entry["valid_accuracy"] is None or 0 <= entry["valid_accuracy"] <= 1
         assert ("slice_loss" in entry) == ("slice_accuracy" in entry) == bool(experiment.fixed_slice)
     assert 0 <= found["test_accuracy"] <= 1 and finite(found["test_loss"])
-    images = (experiment.num_test or 10_000) * found["test_accuracy"]
+    images = (experiment.num_test or 1_000 * len(known_classes(found))) * found["test_accuracy"]
     assert images == pytest.approx(round(images), abs=1e-2)  # a share of whole images
 
 
