@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from resnetbook import runs
+from resnetbook import inside, runs
 from resnetbook.devices import choose_device
 
 RECORDS = runs.RECORDS / "studies"
@@ -122,3 +122,21 @@ def provenance(found: list[dict]) -> str:
             f"make {'one' if len(found) > 1 else 'it'} again: {found[0]['command']}",
         ]
     )
+
+
+STUDIES["lesions"] = Study(
+    measure=inside.lesion_study,
+    seeds=3,
+    about="Chapter 7: blocks of the residual and the plain network of 20 layers left out or swapped, and how "
+    "much each changes what it is given.",
+)
+STUDIES["lesions-56"] = Study(
+    measure=inside.deep_lesion_study,
+    seeds=1,
+    about="Chapter 7: the same for the residual network of 56 layers.",
+)
+STUDIES["salience"] = Study(
+    measure=inside.salience_study,
+    seeds=3,
+    about="Chapter 7: what Grad-CAM's maps of ResNet-20 tell: patches erased, weights drawn anew.",
+)
