@@ -39,6 +39,7 @@ from resnetbook.checks.chapter06 import (
     shift_images,
     smoothed_cross_entropy,
 )
+from resnetbook.checks.chapter07 import class_activation_map, rank_correlation, silenced
 from resnetbook.checks.chapter09 import early_stopping, keras_counts, keras_sgd, same_padding, to_keras
 from resnetbook.checks.chapter10 import (
     accumulate,
@@ -69,6 +70,7 @@ __all__ = [
     "bottleneck",
     "bottleneck_macs",
     "chain_derivative",
+    "class_activation_map",
     "compare_seeds",
     "confusion_matrix",
     "conv2d",
@@ -94,6 +96,7 @@ __all__ = [
     "paths_through",
     "pre_activation_block",
     "receptive_span",
+    "rank_correlation",
     "residual_block",
     "residual_factor",
     "resnet18_parameters",
@@ -105,6 +108,7 @@ __all__ = [
     "shares",
     "shift_images",
     "shortcut_parameters",
+    "silenced",
     "smoothed_cross_entropy",
     "start_as_identity",
     "to_keras",
