@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from resnetbook import inside, runs
+from resnetbook import inside, runs, transfer
 from resnetbook.devices import choose_device
 
 RECORDS = runs.RECORDS / "studies"
@@ -139,4 +139,10 @@ STUDIES["salience"] = Study(
     measure=inside.salience_study,
     seeds=3,
     about="Chapter 7: what Grad-CAM's maps of ResNet-20 tell: patches erased, weights drawn anew.",
+)
+STUDIES["few-labels"] = Study(
+    measure=transfer.few_labels,
+    seeds=5,
+    about="Chapter 8: a network that knows five classes moved to the other five, 5 to 500 labels a class, "
+    "against training from scratch. The rates were fixed on held-out images.",
 )
