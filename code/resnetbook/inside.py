@@ -107,8 +107,9 @@ def grad_cam(
     chosen = logits.argmax(1) if classes is None else torch.as_tensor(classes, device=logits.device)
     if chosen.shape != (len(images),):
         raise ValueError(f"{len(images)} images need as many classes, got {tuple(chosen.shape)}")
-    # Images do not mix in evaluation mode: the gradient of the sum holds the gradient of each.
-    total = logits.gather(1, chosen[:, None]).sum()
+    with torch.enable_grad():
+        # Images do not mix in evaluation mode: the gradient of the sum holds the gradient of each.
+        total = logits.gather(1, chosen[:, None]).sum()
     (gradient,) = torch.autograd.grad(total, maps[0])
     weights = gradient.mean((2, 3), keepdim=True)  # (N, C, 1, 1)
     return torch.relu((weights * maps[0].detach()).sum(1))  # (N, H, W)
