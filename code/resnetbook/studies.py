@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from resnetbook import inside, runs, transfer
+from resnetbook import calibration, corruptions, inside, runs, surface, transfer
 from resnetbook.devices import choose_device
 
 RECORDS = runs.RECORDS / "studies"
@@ -145,4 +145,31 @@ STUDIES["few-labels"] = Study(
     seeds=5,
     about="Chapter 8: a network that knows five classes moved to the other five, 5 to 500 labels a class, "
     "against training from scratch. The rates were fixed on held-out images.",
+)
+STUDIES["surface"] = Study(
+    measure=surface.surface_study,
+    seeds=1,
+    about="Chapter 7: the loss around both networks of 56 layers, over a grid in two random directions.",
+)
+STUDIES["surface-cuts"] = Study(
+    measure=surface.cut_study,
+    seeds=3,
+    about="Chapter 7: the loss along one random direction around four networks, with either kind of "
+    "statistics; a seed is a direction.",
+)
+STUDIES["calibration"] = Study(
+    measure=calibration.calibration_study,
+    seeds=3,
+    about="Chapter 7: confidence against accuracy of both networks of 20 layers, before and after one "
+    "temperature.",
+)
+STUDIES["calibration-56"] = Study(
+    measure=calibration.deep_calibration_study,
+    seeds=1,
+    about="Chapter 7: the same for both networks of 56 layers.",
+)
+STUDIES["corruptions"] = Study(
+    measure=corruptions.corruption_study,
+    seeds=3,
+    about="Chapter 7: accuracy of both networks of 20 layers on test images turned, shifted and noisy.",
 )
