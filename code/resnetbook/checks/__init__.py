@@ -39,7 +39,13 @@ from resnetbook.checks.chapter06 import (
     shift_images,
     smoothed_cross_entropy,
 )
-from resnetbook.checks.chapter07 import class_activation_map, rank_correlation, silenced
+from resnetbook.checks.chapter07 import (
+    class_activation_map,
+    expected_calibration_error,
+    filter_normalized,
+    rank_correlation,
+    silenced,
+)
 from resnetbook.checks.chapter09 import early_stopping, keras_counts, keras_sgd, same_padding, to_keras
 from resnetbook.checks.chapter10 import (
     accumulate,
@@ -80,6 +86,8 @@ __all__ = [
     "early_stopping",
     "ema",
     "equal_cost_channels",
+    "expected_calibration_error",
+    "filter_normalized",
     "first_difference",
     "gradient_norms",
     "keras_counts",

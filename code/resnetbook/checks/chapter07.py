@@ -1,4 +1,4 @@
-"""The exercises of chapter 7: class activation maps, a silent block, rank correlation."""
+"""The exercises of chapter 7: class activation maps, a silent block, ranks, lengths, calibration."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -248,4 +248,153 @@ or
     },
     otherwise="Replace each value by its rank in its list; then take the ordinary correlation of the ranks.",
     right="the coefficients are those of scipy.stats.spearmanr in 4 cases.",
+)
+
+
+# ---- filter normalization
+
+
+def _directions() -> list[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(0)
+
+    def case(*shape: int) -> tuple[Tensor, Tensor]:
+        # Filters of very different lengths, each around a mean of its own.
+        lengths = torch.linspace(0.1, 2, shape[0]).view(-1, *[1] * (len(shape) - 1))
+        weight = lengths * (0.3 + torch.randn(shape, generator=generator))
+        return torch.randn(shape, generator=generator) + 0.2, weight
+
+    return [case(4, 3, 3, 3), case(5, 2, 1, 3), case(6, 8), case(1, 1, 2, 2)]
+
+
+def _by_rows(direction: Tensor, weight: Tensor) -> Tensor:
+    normalize = torch.nn.functional.normalize
+    return torch.stack(
+        [
+            normalize(row.flatten(), dim=0).view_as(row) * own.square().sum().sqrt()
+            for row, own in zip(direction, weight, strict=True)
+        ]
+    )
+
+
+filter_normalized = Exercise(
+    number="7.4",
+    title="A direction with the network's lengths",
+    minutes=10,
+    level="medium",
+    answer="""\
+def filter_normalized(direction: Tensor, weight: Tensor) -> Tensor:
+    length = direction.flatten(1).norm(dim=1)  # (out,)
+    wanted = weight.flatten(1).norm(dim=1)  # (out,)
+    factor = wanted / length
+    return direction * factor.view(-1, *[1] * (weight.dim() - 1))
+""",
+    cases=_directions,
+    trusted=_by_rows,
+    slips="""
+direction * factor.view(-1, *[1] * (weight.dim() - 1)) -> direction * weight.norm() / direction.norm()
+    Now the whole direction is as long as the whole weight. Each filter needs a factor of its own.
+wanted / length -> length / wanted
+    The factor is upside down: divide by the direction's own length, multiply by the weight's.
+wanted / length -> 1 / length
+    Every filter now has the length 1: multiply by the length of the weight's filter.
+wanted / length -> wanted
+    Divide by the direction's own length, too: it is not 1.
+direction.flatten(1).norm(dim=1) -> direction.flatten(1).norm(dim=1) ** 2
+or
+weight.flatten(1).norm(dim=1) -> weight.flatten(1).norm(dim=1) ** 2
+or
+direction.flatten(1).norm(dim=1) -> direction.flatten(1).norm(dim=1) ** 2
+weight.flatten(1).norm(dim=1) -> weight.flatten(1).norm(dim=1) ** 2
+    A length is the root of the sum of squares.
+direction.flatten(1).norm(dim=1) -> direction.flatten(1).abs().sum(1)
+weight.flatten(1).norm(dim=1) -> weight.flatten(1).abs().sum(1)
+    The length is the root of the sum of squares, not the sum of absolute values.
+direction.flatten(1).norm(dim=1) -> direction.flatten(1).abs().amax(1)
+weight.flatten(1).norm(dim=1) -> weight.flatten(1).abs().amax(1)
+    The length is that of the whole filter, not of its largest entry.
+return direction * -> return weight *
+or
+return direction * factor -> return weight * (length / wanted)
+    Stretch the direction, not the weight.
+""",
+    otherwise="Filter i is direction[i]: divide it by its own norm, and multiply it by that of weight[i].",
+    right="each filter has its place's length and its own direction, in 4 cases, linear layers among them.",
+)
+
+
+# ---- calibration
+
+
+def _predictions() -> list[tuple[Tensor, Tensor, int]]:
+    generator = torch.Generator().manual_seed(0)
+    cases = []
+    for num_images, num_classes, bins, sharp in ((200, 10, 15, 3.0), (60, 4, 5, 1.0), (40, 3, 2, 6.0)):
+        logits = sharp * torch.randn(num_images, num_classes, generator=generator)
+        labels = (logits + 2 * torch.randn(logits.shape, generator=generator)).argmax(1)
+        cases.append((logits.softmax(1), labels, bins))
+    # On the edges of bins, and certain.
+    edges = torch.tensor([[0.5, 0.25, 0.25], [0.75, 0.125, 0.125], [0.0, 1.0, 0.0], [0.625, 0.375, 0.0]])
+    return [*cases, (edges, torch.tensor([0, 0, 2, 1]), 4)]
+
+
+def _by_numpy(probabilities: Tensor, labels: Tensor, bins: int) -> float:
+    rows = probabilities.double().numpy()
+    confidence, right = rows.max(1), rows.argmax(1) == labels.numpy()
+    which = np.ceil(confidence * bins).astype(int)
+    signed = [(right[which == b] - confidence[which == b]).sum() for b in range(bins + 1)]
+    return float(np.abs(signed).sum() / len(rows))
+
+
+expected_calibration_error = Exercise(
+    number="7.5",
+    title="The expected calibration error",
+    minutes=15,
+    level="medium",
+    answer="""\
+def expected_calibration_error(
+    probabilities: Tensor, labels: Tensor, bins: int
+) -> float:
+    confidence, predicted = probabilities.max(1)
+    right = (predicted == labels).float()
+    error = 0.0
+    for b in range(bins):
+        inside = (confidence > b / bins) & (confidence <= (b + 1) / bins)
+        if inside.any():
+            gap = right[inside].mean() - confidence[inside].mean()
+            error += inside.float().mean() * gap.abs()
+    return float(error)
+""",
+    cases=_predictions,
+    trusted=_by_numpy,
+    tolerance=1e-4,
+    slips="""
+gap.abs() -> gap
+    Without the absolute value bins that are too sure and bins that are not sure enough cancel.
+gap.abs() -> gap ** 2
+    The gap counts as it is, not squared.
+inside.float().mean() * gap.abs() -> gap.abs() / bins
+    A bin weighs as much as it holds: its count over N.
+inside.float().mean() * gap.abs() -> inside.float().sum() * gap.abs()
+    Divide the counts by N, the number of all predictions.
+inside.float().mean() * gap.abs() -> gap.abs()
+    The gaps are averaged by the counts of their bins, not added.
+right[inside].mean() - confidence[inside].mean() -> right[inside].mean() - (b + 0.5) / bins
+    Compare with the mean confidence of the predictions in the bin, not with the bin's middle.
+confidence > b / bins -> confidence >= b / bins
+confidence <= (b + 1) / bins -> confidence < (b + 1) / bins
+    A bin holds its upper edge, and not its lower one. Else a confidence of 1 is in no bin.
+confidence > b / bins -> confidence >= b / bins
+    What stands on an edge belongs to one bin only: the one below the edge.
+        if inside.any():⏎            gap -> gap
+            error += inside -> error += inside
+    Of an empty bin there is no mean: leave it out, or the result is not a number.
+range(bins) -> range(bins - 1)
+    The last bin is left out, and the most confident predictions are in it.
+right[inside].mean() - confidence[inside].mean() -> right.mean() - confidence.mean()
+    Accuracy and confidence are those of the bin, not of all predictions.
+probabilities.max(1) -> probabilities.softmax(1).max(1)
+    The arguments are probabilities already.
+""",
+    otherwise="For each bin: its share of the predictions, times the gap of their accuracy and confidence.",
+    right="the error is right in 4 cases, with empty bins and confidences on edges.",
 )
