@@ -1,10 +1,12 @@
 """What chapter 6 says of its results is what the records say."""
 
+import importlib.util
 import itertools
 import math
 import re
 import statistics
 from statistics import fmean
+from types import ModuleType, SimpleNamespace
 
 import nbformat
 import pytest
@@ -13,7 +15,7 @@ from conftest import claim, last_of_seeds
 from scipy.stats import t as student_t
 
 import notebooks
-from resnetbook import compare, models, probes, runs, train
+from resnetbook import compare, models, runs, train
 
 ROWS = [name for name in runs.EXPERIMENTS if name.startswith("ablation-")]
 
@@ -88,7 +90,7 @@ def test_what_chapter_6_says_of_its_rows_is_so():
     # Row 11 against row 4, asked afterwards.
     again = compare.paired_difference(held_out[4], held_out[11])
     says("row 11 is not clearly better than it", not again.clear and again.mean > 0)
-    # "every change that was clear there has the same sign here"
+    says("Every difference that was clear has the same sign on the test images")
     for row, told in enumerate(verdicts, start=1):
         gain = fmean(test[row]) - fmean(test[min(row - 1, 5)])
         assert told == "not clear" or (gain > 0) == (told == "better"), row
@@ -127,13 +129,12 @@ def test_what_chapter_6_says_of_its_rows_is_so():
     assert round(stem.mean, 3) == 0.004
     assert 0.0025 < fmean(held_out[4]) - fmean(held_out[5]) < 0.0035
     assert fmean(training[5]) < fmean(training[4])
-    # Row 6: "about a point", in section 6 "more than a point". Rows 5, 10 and 11: "the same trainings".
+    # Row 6: "about a point". Rows 5, 10 and 11 are the same trainings.
     assert 0.01 < fmean(held_out[5]) - fmean(held_out[6]) < 0.012
     for row in (10, 11):
         for one, other in zip(loaded[5], loaded[row], strict=True):
             assert [e["train_loss"] for e in one["history"]] == [e["train_loss"] for e in other["history"]]
-    # "The level is lower in every row."
-    assert all(fmean(test[row]) < fmean(held_out[row]) for row in range(12))
+    says("The level is lower in every row", all(fmean(test[i]) < fmean(held_out[i]) for i in range(12)))
     says("The ladder was fixed before any of its runs", len({r["commit"] for x in loaded for r in x}) == 1)
     # The figures' alternative texts.
     short = [accuracy for row in range(3, 12) for accuracy in (*held_out[row], *test[row])]
@@ -180,14 +181,13 @@ def test_what_chapter_6_says_of_costs_is_so():
     assert cost(source) / cost("epochs-5") == pytest.approx(20, rel=0.15)
     wide, narrow = (runs.load_seeds(name)[0]["parameters"] for name in (source, "epochs-5"))
     assert wide / narrow == pytest.approx(16, rel=0.02)
-    # "the cost about doubles each time", then "two and a half times"; "the error falls by some tenths"
+    says("each time the cost doubles, or a little more, the error falls by some tenths of a point")
     for (shorter, longer), times in zip(itertools.pairwise(one_network), (2, 2, 2.5), strict=True):
         assert cost(longer) / cost(shorter) == pytest.approx(times, rel=0.15)
         assert 0.001 < accuracy[longer] - accuracy[shorter] < 0.008
         says("Within *one* network more training does help", means(shorter, longer).clear)
     assert all(len(runs.load_seeds(name)) == 5 for name in one_network)
     says("at about twice the cost of epochs-50", abs(cost(source) / cost("epochs-50") - 2) < 0.3)
-    assert max(last_of_seeds(source, "test_accuracy")) < 0.93  # "no run ... comes near" 0.94
     # Mode full, "seven to nine hours" on two cores, evaluation included; records hold training alone.
     hours = 0.0
     for name, experiment in runs.EXPERIMENTS.items():
@@ -198,7 +198,7 @@ def test_what_chapter_6_says_of_costs_is_so():
             )
             hours += experiment.seeds * core_seconds / 2 / 3600
     assert 6.5 < hours < 8.5
-    # Section 6 says in which settings the four differ: epochs, mirror images, erasing.
+    says("From nine epochs on they mirror the images, in training and at the test; from twenty on they erase")
     recipes = [runs.load_seeds(name)[0]["recipe"] for name in one_network]
     mirrored = (False, True, True, True)
     told = {"num_epochs": (5, 9, 20, 50), "flip": mirrored, "flip_test": mirrored}
@@ -208,9 +208,6 @@ def test_what_chapter_6_says_of_costs_is_so():
         assert values == told.get(field, (recipes[0][field],) * 4), field
     assert (recipes[0]["lr"], recipes[0]["weight_decay"]) == (0.2, 5e-4)
     medians = {}
-    epochs = [e["seconds"] for record in runs.load_seeds(speed) for e in record["history"]]
-    says("mostly about ten for an epoch", 9 < statistics.median(epochs) < 10.5)
-    assert sum(9 < second < 11 for second in epochs) > len(epochs) / 2
     for name, goal, limit in ((speed, 0.90, 21), ("speed-94-cpu", 0.94, 480)):
         records = runs.load_seeds(name)
         assert len(records) == 5 and all(record["hardware"]["threads"] == 2 for record in records)
@@ -219,13 +216,10 @@ def test_what_chapter_6_says_of_costs_is_so():
         # "every seed gets there"; four decimals are exact for 10,000 images
         assert all(round(record["test_accuracy"], 4) >= goal for record in records)
         medians[name] = statistics.median(seconds)
-    says(
-        "one of them to 0.94 only just", round(min(last_of_seeds("speed-94-cpu", "test_accuracy")), 4) == 0.94
-    )
-    assert medians["speed-94-cpu"] > 20 * medians[speed]  # "more than twenty times as much time"
-    # "some sixty times as much computing" as one of the live runs of section 5
-    live = 3 * 4_000 * probes.count_macs(models.cifar_resnet(8, in_channels=1, stem_stride=2), (1, 28, 28))
-    assert 50 < cost(row_5) / 3 / live < 70
+    says("To 0.90 it takes between 15 and 21 seconds, to 0.94 more than twenty times as long")
+    assert medians["speed-94-cpu"] > 20 * medians[speed]
+    lowest = min(last_of_seeds("speed-94-cpu", "test_accuracy"))
+    says("one of those runs gets there only just", round(lowest, 4) == 0.94)
 
 
 def test_what_chapter_6_says_of_shifts_in_fifty_epochs_is_so():
@@ -237,16 +231,15 @@ def test_what_chapter_6_says_of_shifts_in_fifty_epochs_is_so():
     says("*Worse* again, and clear: in every seed", found.clear and found.p_value < 0.01)
     assert max(differences) < 0 and -0.002 < mean < -0.001  # "in every seed", "on average"
     row_5, row_6 = (last_of_seeds(name, "test_accuracy") for name in ("ablation-5-flip", "ablation-6-shift"))
-    assert fmean(row_6) - fmean(row_5) < 4 * mean  # "far less than row 6 lost"
+    says("by far less than after five epochs", fmean(row_6) - fmean(row_5) < 4 * mean)
     says("It was fixed before its first run")
-    # "nearly three points more of its training images right"; "fell by three points"; "all but gone"
+    says("The training accuracy fell by three points. The gap between training and test is all but gone")
     training = [fmean(last_of_seeds(name, "train_accuracy")) for name in names]
     gaps = [training[0] - fmean(before), training[1] - fmean(after)]
     assert 0.028 < gaps[0] < 0.03 and abs(gaps[1]) < 0.002
     assert training[0] - training[1] == pytest.approx(0.03, abs=0.002)
     # One change, the same as in row 6, and a network twice as wide as the table's.
     old, new = (runs.load_seeds(name)[0] for name in names)
-    assert old["recipe"]["erase"] == 0.5  # "about half"
     assert new["model"] == old["model"] and new["num_images"] == old["num_images"]
     assert new["recipe"] == old["recipe"] | {"shift": 2}
     row = runs.load_seeds("ablation-6-shift")[0]
@@ -271,7 +264,8 @@ def test_the_live_comparison_is_clear_with_room_to_spare():
 def test_the_story_of_the_first_race_is_told():
     records = runs.load_seeds("speed-90-cpu")
     says("It was run with all 60,000 images (commit `7bc1bcb` of the repository)")
-    assert all(record["commit"].startswith("7bc1bcb") for record in records)  # "Below are the first runs."
+    says("Above are the first runs")
+    assert all(record["commit"].startswith("7bc1bcb") for record in records)
     assert all(record["num_images"] == 60_000 and record["held_out"] == 0 for record in records)
     says("There a seed stayed below 0.90, so we went back to 60,000")
     says('So "in 5 of 5 runs" was kept *because* it came out like that')
@@ -322,19 +316,10 @@ def test_what_chapter_6_cites_is_said_with_its_data(dataset):
     spread = math.sqrt(2 * 0.956 * 0.044 / 10_000)
     says("four tenths are one and a half standard errors", abs((4.82 - 4.39) / 100 / spread - 1.5) < 0.05)
     # Ours beside them.
-    accuracy = {
-        name: fmean(last_of_seeds(name, "test_accuracy")) for name in ("epochs-5", "epochs-20", "epochs-50")
-    }
-    says(
-        "The mean of our narrower `epochs-5`, 0.9366, lies above that",
-        round(accuracy["epochs-5"], 4) == 0.9366,
-    )
+    mean = fmean(last_of_seeds("epochs-5", "test_accuracy"))
+    says("The mean of our narrower `epochs-5`, 0.9366, lies above its 0.934", round(mean, 4) == 0.9366)
     assert min(last_of_seeds("epochs-5", "test_accuracy")) > 0.9345  # above 0.934, however that was rounded
-    says("are level with its lines", abs(accuracy["epochs-20"] - 0.945) < 0.001)
-    assert abs(accuracy["epochs-50"] - 0.949) < 0.001
-    says("even its rerun on today's data has more than any line of ours", accuracy["epochs-50"] < min(again))
-    for name, flips in (("epochs-5", False), ("epochs-20", True), ("epochs-50", True)):
-        assert runs.load_seeds(name)[0]["recipe"]["flip_test"] == flips
+    assert data["fast.ai", "0.934"] == "today's"
 
 
 def test_what_chapter_6_says_of_starting_weights_holds_for_a_layer_as_wide_behind_as_in_front():
@@ -344,3 +329,81 @@ def test_what_chapter_6_says_of_starting_weights_holds_for_a_layer_as_wide_behin
     he = layer.weight.var()
     train.initialize(layer, "xavier")
     assert (he / layer.weight.var()).item() == pytest.approx(2, rel=0.02)
+
+
+def test_a_batch_norm_undoes_any_factor_and_constant_of_its_input():
+    x, norm = torch.randn(64, 3, 5, 5), torch.nn.BatchNorm2d(3)
+    says("batch normalization, which undoes any factor and constant of its input")
+    torch.testing.assert_close(norm(7 * x - 2), norm(x), atol=1e-4, rtol=1e-4)
+
+
+# ---------------------------------------------------------------------------------------------------
+# The loop, and its changes
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory, dataset) -> ModuleType:
+    """The loop of the page and its changes as a module, on so few images that a check takes no time."""
+    sources = [cell(name).source for name in ("imports", "loop-code", "loop-tools")]
+    changes = [cell(f"row-{row}-change").source for row in range(1, 12)]
+    sources += [re.sub(r"^(check|tell)\(.*\n?", "", source, flags=re.M) for source in changes]
+    path = tmp_path_factory.mktemp("page") / "chapter6.py"
+    path.write_text("\n".join(sources), encoding="utf-8")
+    spec = importlib.util.spec_from_file_location("chapter6", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.dataset = SimpleNamespace(
+        train_images=dataset.train_images[:40], train_labels=dataset.train_labels[:40]
+    )
+    module.loops = [module.fit, *(getattr(module, f"row_{row}") for row in range(1, 11))]
+    return module
+
+
+@pytest.mark.parametrize("row", range(11))
+def test_each_row_is_the_loop_with_its_change(page, row, capsys):
+    page.check(row, page.loops[row])
+    assert f"row {row}: the same weights as train.fit" in capsys.readouterr().out
+    says(f"row {row}: the same weights as train.fit, four steps on")
+    if row > 0:  # and without the change they are others
+        with pytest.raises(AssertionError, match="not close|equal"):
+            page.check(row, page.loops[min(row - 1, 5)])
+
+
+def test_the_last_row_asks_for_both_mirror_images(page):
+    images = page.dataset.train_images[:8]
+    net = models.build(runs.EXPERIMENTS["ablation-11-flip-test"].model).eval()
+    both = (page.answer(net, images) + page.answer(net, images.flip(3))) / 2
+    torch.testing.assert_close(page.row_11(net, images), both)
+    assert not torch.allclose(page.answer(net, images), both, atol=1e-3)
+    says("row 11: the same answers as train.evaluate")
+
+
+def test_a_change_needs_its_place_in_the_loop(page):
+    for place in ("             not there\n+            x = y", "             step\n", " \n"):
+        with pytest.raises(ValueError, match="not once in the loop"):
+            page.edit(page.fit, place)
+
+
+def test_the_loop_is_short_and_pytorch_alone():
+    source = cell("loop-code").source
+    assert len(source.splitlines()) <= 27 and "train." not in source
+    for row in range(1, 12):
+        (change,) = re.findall(r'"""\n(.*?)"""', cell(f"row-{row}-change").source, re.S)
+        assert sum(line[0] in "+-" for line in change.splitlines()) <= 6, row
+
+
+def test_the_recipe_to_start_from_is_the_one_of_five_epochs():
+    experiment = runs.EXPERIMENTS["epochs-5"]
+    recipe = experiment.recipe
+    says("Points 1 to 4 are `epochs-5`", experiment.model["stem"] == "small" and recipe.normalize)
+    says("SGD with Nesterov's momentum 0.9 and weight decay `5e-4`, batches of 128, a largest rate of 0.2")
+    assert (recipe.nesterov, recipe.momentum, recipe.weight_decay) == (True, 0.9, 5e-4)
+    assert (recipe.batch_size, recipe.lr, recipe.initialization) == (128, 0.2, "model")
+    says("one that ends at 0, as one-cycle", recipe.schedule == "onecycle")
+    names = ("epochs-5", "speed-94-cpu", "epochs-20", "epochs-50")
+    smoothing = {runs.EXPERIMENTS[name].recipe.label_smoothing for name in names}
+    says("All four trainings of section 6 have it", smoothing == {0.1})
+    script = notebooks.BOOK / "scripts" / "fashion_mnist_resnet.py"
+    says("in **one file** of 150 lines", len(script.read_text(encoding="utf-8").splitlines()) == 150)
+    says("(scripts/fashion_mnist_resnet.py)")
+    says("curl -LO https://github.com/resnetbook/resnetbook/raw/main/book/scripts/fashion_mnist_resnet.py")
