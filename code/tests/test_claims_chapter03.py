@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from fractions import Fraction
 from statistics import fmean, geometric_mean, median
 
 import pytest
@@ -124,7 +125,25 @@ def test_which_gradients_vanish_and_which_explode():
         "A single chain may miss this average by a power of ten or two.",
         all(3**25 / 200 < g < 3**25 * 200 for g in exploded),
     )
-    claim("03", "$\\sqrt 3^{\\,50} = 3^{25}$-fold, nearly $10^{12}$", 0.8e12 < 3**25 < 1e12)
+    claim("03", "$\\sqrt3^{\\,50}=3^{25}$-fold, nearly $10^{12}$", 0.8e12 < 3**25 < 1e12)
+
+
+def test_the_worked_example_on_paper():
+    """Two blocks with F(x) = x²/20 at x = 2: slopes in exact fractions."""
+    x, fifth = Fraction(2), Fraction(1, 5)
+    value, slope = (lambda at: at**2 / 20), (lambda at: at / 10)
+    assert value(x) == slope(x) == fifth
+    plain = slope(value(x)) * slope(x)
+    claim("03", "|slope of block 1, at 2|$0.2$|$1+0.2$| |its output|$0.2$|$2+0.2=2.2$|")
+    claim("03", "|slope of block 2, there|$0.02$|$1+0.22$|", slope(value(x)) == Fraction("0.02"))
+    claim("03", "$0.02\\cdot 0.2=0.004$", plain == Fraction("0.004"))
+    first, second = slope(x), slope(x + value(x))
+    claim("03", "|through the second $F$ only|$0.22\\cdot 1=0.22$|", second == Fraction("0.22"))
+    claim("03", "|through both|$0.22\\cdot 0.2=0.044$|", second * first == Fraction("0.044"))
+    whole = (1 + second) * (1 + first)
+    claim("03", "$(1+0.22)(1+0.2)=1.464$", whole == 1 + first + second + second * first == Fraction("1.464"))
+    claim("03", "Two thirds of the gradient have passed no $F$", abs(1 / whole - Fraction(2, 3)) < 0.02)
+    claim("03", "plain: gradient 0.004 residual: gradient 1.464 sum over the four paths: 1.464")
 
 
 # ---- variances, section 5
@@ -151,8 +170,8 @@ def test_what_a_random_f_does_to_the_variance(last_gain, alone):
 
 
 def test_the_page_says_so():
-    claim("03", "$$\\mathrm{Var}(F(x)) = 2\\,\\mathrm{Var}(x).$$")
-    claim("03", "= \\mathrm{Var}(x) + \\mathrm{Var}(F(x)) = 3\\,\\mathrm{Var}(x).$$")
+    claim("03", "$$\\mathrm{Var}(F(x))=2\\,\\mathrm{Var}(x).$$")
+    claim("03", "=\\mathrm{Var}(x)+\\mathrm{Var}(F(x))=3\\,\\mathrm{Var}(x).$$")
     claim("03", "He 2.0 3.0 without doubling 1.0 2.0")
     claim("03", "has three times the squared length of $g$")
     claim("03", "and $F$ keeps the variance, while the block doubles it")
@@ -188,7 +207,7 @@ def test_the_variance_along_twenty_basic_blocks():
         claim("03", "With batch norm it bends and ends below 10.", 7 < found[-1] < 9)
 
 
-# ---- ways to join, section 7
+# ---- ways to join, section 8
 
 
 def test_a_norm_after_the_plus_divides_the_shortcut():
@@ -214,7 +233,7 @@ def test_the_live_training_points_where_the_long_ones_do():
     claim("03", "they point where the longer trainings", max(residual) < min(plain))
 
 
-# ---- recorded trainings, sections 6 and 8
+# ---- recorded trainings, sections 6 and 7
 
 
 def differences(pairs: list[tuple[str, str]]) -> dict[tuple[str, str, str], tuple[compare.Difference, str]]:
@@ -305,25 +324,36 @@ def test_the_verdicts_on_the_two_versions():
     claim("03", "no seed of version 2 was like it", max(second) < first[0])
 
 
-def train_loss(experiment: str) -> list[tuple[float, ...]]:
-    """The training losses of all seeds, by epoch."""
-    histories = [record["history"] for record in runs.load_seeds(experiment)]
-    return list(zip(*([entry["train_loss"] for entry in history] for history in histories), strict=True))
+def test_what_the_dots_show():
+    def split(experiment: str) -> tuple[list[float], list[float]]:
+        return last_of_seeds(experiment, "slice_loss"), last_of_seeds(experiment, "test_accuracy")
 
-
-def test_what_the_curves_show():
-    means = {name: [fmean(losses) for losses in train_loss(name)] for name in (PLAIN, A, B, C)}
-    above = all(means[PLAIN][i] > max(means[name][i] for name in (A, B, C)) for i in range(6))
-    claim("03", "the line without shortcuts stays above the three others, which lie close together", above)
-    last = {name: values[-1] for name, values in means.items()}
-    assert max(last[n] for n in (A, B, C)) - min(last[n] for n in (A, B, C)) < last[PLAIN] - last[C]
-    versions = [f"{kind}-{depth}" for kind in ("degradation-residual", "preactivation") for depth in (20, 56)]
-    bands = {name: max(max(losses) - min(losses) for losses in train_loss(name)) for name in versions}
-    wide = bands.pop("degradation-residual-56")
+    (plain_loss, plain_accuracy), *options = map(split, (PLAIN, A, B, C))
+    losses, accuracies = ([values[i] for values in options] for i in (0, 1))
     claim(
         "03",
-        "only the band of the post-activation network of 56 layers is wide",
-        wide > 4 * max(bands.values()),
+        "Training loss: every dot without a shortcut lies far to the right of every other dot",
+        min(plain_loss) - max(map(max, losses)) > max(map(max, losses)) - min(map(min, losses)),
+    )
+    claim("03", "those of the three options lie close together.")  # less wide than the gap, as just asserted
+    claim(
+        "03",
+        "the mean without a shortcut lies furthest to the left, and the dots of the three options overlap",
+        fmean(plain_accuracy) < min(map(fmean, accuracies))
+        and max(map(min, accuracies)) < min(map(max, accuracies)),
+    )
+    kinds = ("degradation-residual", "preactivation")
+    loss, accuracy = zip(*(split(f"{kind}-{depth}") for kind in kinds for depth in (20, 56)), strict=True)
+    loss, accuracy = (sorted(itertools.chain(*values)) for values in (loss, accuracy))
+    (deep_loss, deep_accuracy) = split("degradation-residual-56")
+    claim(
+        "03",
+        "but for one seed of version 1 with 56 layers: by far the highest loss, and the lowest accuracy",
+        loss[-1] == max(deep_loss)
+        and accuracy[0] == min(deep_accuracy)
+        and deep_loss.index(loss[-1]) == deep_accuracy.index(accuracy[0])
+        and loss[-1] - loss[-2] > loss[-2] - loss[0]
+        and accuracy[1] - accuracy[0] > accuracy[-1] - accuracy[1],
     )
 
 
