@@ -362,8 +362,8 @@ def page(tmp_path_factory, dataset) -> ModuleType:
 @pytest.mark.parametrize("row", range(11))
 def test_each_row_is_the_loop_with_its_change(page, row, capsys):
     page.check(row, page.loops[row])
-    assert f"row {row}: the same weights as train.fit" in capsys.readouterr().out
-    says(f"row {row}: the same weights as train.fit, four steps on")
+    assert f"row {row}: same weights as train.fit" in capsys.readouterr().out
+    says(f"row {row}: same weights as train.fit")
     if row > 0:  # and without the change they are others
         with pytest.raises(AssertionError, match="not close|equal"):
             page.check(row, page.loops[min(row - 1, 5)])
@@ -375,7 +375,7 @@ def test_the_last_row_asks_for_both_mirror_images(page):
     both = (page.answer(net, images) + page.answer(net, images.flip(3))) / 2
     torch.testing.assert_close(page.row_11(net, images), both)
     assert not torch.allclose(page.answer(net, images), both, atol=1e-3)
-    says("row 11: the same answers as train.evaluate")
+    says("row 11: answers as train.evaluate")
 
 
 def test_a_change_needs_its_place_in_the_loop(page):
@@ -406,4 +406,4 @@ def test_the_recipe_to_start_from_is_the_one_of_five_epochs():
     script = notebooks.BOOK / "scripts" / "fashion_mnist_resnet.py"
     says("in **one file** of 150 lines", len(script.read_text(encoding="utf-8").splitlines()) == 150)
     says("(scripts/fashion_mnist_resnet.py)")
-    says("curl -LO https://github.com/resnetbook/resnetbook/raw/main/book/scripts/fashion_mnist_resnet.py")
+    says("address=https://github.com/resnetbook/resnetbook/raw/main/book/scripts")
