@@ -10,25 +10,30 @@ What it adds:
   ``{accuracy}`` writes a measured accuracy, so that no page has one typed by hand.
 - *Addresses.* ``@REPOSITORY@``, ``@TREE@`` and ``@COLAB@`` in the pages stand for the addresses that
   follow from ``repository`` in ``_config.yml``.
-- *Clean pages.* MathJax is served from the site itself, without the parts that the book does not use;
-  a script of 1.5 MB that the theme loads for nothing is removed; what the theme leaves unlabelled for
-  screen readers is labelled.
+- *Clean pages.* Formulas are MathML (``site_math.py``) and the search has the book's whole text
+  (``site_search.py``). A script of 1.5 MB and the fonts of two thousand icons, which the theme loads for
+  nothing, are removed; what it leaves unlabelled for screen readers is labelled.
+- *For other sites.* Every page has a description, a card and its canonical address; a sitemap, robots.txt
+  and a page for addresses that are none are written (``site_files.py``).
 """
 
-import importlib.util
 import json
 import re
-import shutil
 from collections.abc import Callable, Iterable
+from html import escape, unescape
 from pathlib import Path
 from typing import Any
 
 from docutils import nodes
 from sphinx.application import Sphinx
+from sphinx.config import Config
 from sphinx.transforms import SphinxTransform
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
+import site_files
+import site_math
+import site_search
 from resnetbook import models, runs, studies
 from resnetbook.experiments import Experiment
 from resnetbook.recipe import Recipe
@@ -282,6 +287,16 @@ def _table(header: Iterable[str], rows: Iterable[Iterable[Cell]], css_class: str
     return nodes.table("", group, classes=[css_class])
 
 
+def _folded(summary: str, content: list[nodes.Node]) -> list[nodes.Node]:
+    """Content that is folded away under a line of text, without a script."""
+    before = f"<details><summary>{escape(summary)}</summary>\n"
+    return [
+        nodes.raw("", before, format="html"),
+        *content,
+        nodes.raw("", "</details>\n", format="html"),
+    ]
+
+
 def _section_id(experiment: str) -> str:
     return f"run-{nodes.make_id(experiment)}"
 
@@ -327,13 +342,14 @@ class Runs(SphinxDirective):
             if study in studies.STUDIES:
                 part += nodes.paragraph("", studies.STUDIES[study].about)
             texts: dict[str, Callable[[dict], str]] = {"Hardware": _hardware, "Versions": _versions}
-            part += _table(
-                ("", ""), [(label, _same_or_by_seed(found, text)) for label, text in texts.items()]
-            )
-            part += _table(_STUDY_HEADER, map(study_row, found), "runs-seeds")
-            part += nodes.paragraph("", "To measure it again:")
             commands = "\n".join(record["command"] for record in found)
-            part += nodes.literal_block(commands, commands, language="bash")
+            details = [
+                _table(("", ""), [(label, _same_or_by_seed(found, text)) for label, text in texts.items()]),
+                _table(_STUDY_HEADER, map(study_row, found), "runs-seeds"),
+                nodes.paragraph("", "To measure it again:"),
+                nodes.literal_block(commands, commands, language="bash"),
+            ]
+            part += _folded(f"Seeds and command of {study}", details)
             section += part
         return section
 
@@ -370,16 +386,17 @@ class Runs(SphinxDirective):
         if len(records) == 1:
             result += nodes.Text(" One seed says nothing about the spread.")
         section += result
-        section += _table(("", ""), facts(records))
-        section += _table(_SEED_HEADER, map(seed_row, records), "runs-seeds")
+        details = [
+            _table(("", ""), facts(records)),
+            _table(_SEED_HEADER, map(seed_row, records), "runs-seeds"),
+        ]
         if not all(record["clean_tree"] for record in records):
-            section += nodes.paragraph(
-                "",
-                "“Code unchanged: no” means that the package had uncommitted changes when the run began.",
-            )
-        section += nodes.paragraph("", "To train it again:")
+            text = "“Code unchanged: no” means that the package had uncommitted changes when the run began."
+            details.append(nodes.paragraph("", text))
+        details.append(nodes.paragraph("", "To train it again:"))
         commands = "\n".join(record["command"] for record in records)
-        section += nodes.literal_block(commands, commands, language="bash")
+        details.append(nodes.literal_block(commands, commands, language="bash"))
+        section += _folded(f"Recipe, seeds and command of {name}", details)
         return section
 
 
@@ -427,10 +444,6 @@ def fill_addresses(app: Sphinx, docname: str, source: list[str]) -> None:
 # ---------------------------------------------------------------------------------------------------
 # Clean pages
 
-# What tex-chtml.js fetches from its own folder: the fonts, and TeX extensions such as \\cancel on demand.
-# The rest of the package (other inputs, SVG output, speech in many languages) is 20 MB that no page uses.
-_MATHJAX_PARTS = ("tex-chtml.js", "output/chtml/fonts/woff-v2", "input/tex/extensions")
-
 _INDEX = """<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -452,6 +465,17 @@ _CLEANING = [
         ),
         "",
     ),
+    # Sphinx's search, on every page.
+    (re.compile(r'\s*<script src="[^"]*(searchtools|language_data)\.js[^"]*"></script>'), ""),
+    # The book's search, on the page where it is used.
+    (
+        re.compile(r"(<script>DOCUMENTATION_OPTIONS\.pagename = 'search';</script>)(?!\s*<script defer)"),
+        r'\1\n    <script defer src="_static/search-index.js"></script>'
+        r'\n    <script defer src="_static/search.js"></script>',
+    ),
+    (re.compile(r'\s*<script src="[^"]*searchindex\.js[^"]*"></script>'), ""),
+    # Where no script sets the theme it is neither light nor dark, and has no colours.
+    (re.compile(r'(<html [^>]*data-theme=)"auto"'), r'\1"light"'),
     # A label that hides the text on the thing itself: who says "click Show code" is not understood.
     (re.compile(r'<summary aria-label="Toggle hidden content">'), "<summary>"),
     (re.compile(r'(<button class="btn search-button-field[^>]*?) aria-label="Search"'), r"\1"),
@@ -467,49 +491,131 @@ def clean_page(html: str) -> str:
     """A page of the theme without what no reader needs, and with what a screen reader needs."""
     for pattern, replacement in _CLEANING:
         html = pattern.sub(replacement, html)
-    return html
+    return name_folds(html)
 
 
-def copy_mathjax(static: Path) -> None:
-    """Copy the parts of MathJax that the pages use into the site's folder of static files.
+# An exercise, a question of a quiz, and what is folded below them.
+_FOLD = re.compile(
+    r'id="exercise-(?P<chapter>\d+)-(?P<number>\d+[a-z]?)"'
+    r"|<h2|<div class=\"[^\"]*\b(?P<predict>predict)\b"
+    r"|<p><strong>(?P<question>\d+)\.</strong>"
+    r"|<summary>(?P<fold>Hint|Solution|Answer)</summary>"
+)
 
-    Raises:
-        ModuleNotFoundError: if the package sphinx-mathjax-offline is not installed.
-    """
-    # The package's name has hyphens, so it cannot be imported by a statement.
-    found = importlib.util.find_spec("sphinx-mathjax-offline")
-    if found is None or found.origin is None:
-        raise ModuleNotFoundError("sphinx-mathjax-offline is missing: pip install -r requirements.txt")
-    source = Path(found.origin).parent / "static" / "mathjax"
-    for part in _MATHJAX_PARTS:
-        target = static / "mathjax" / part
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if (source / part).is_dir():
-            shutil.copytree(source / part, target, dirs_exist_ok=True)
-        else:
-            shutil.copyfile(source / part, target)
+
+def name_folds(html: str) -> str:
+    """Say of what a folded hint, solution or answer is: a list of thirty times "Hint" is no help."""
+    exercise = question = ""
+
+    def named(found: re.Match) -> str:
+        nonlocal exercise, question
+        if found["number"]:
+            exercise = f"exercise {found['chapter']}.{found['number']}"
+        elif found["predict"]:
+            exercise = "the prediction"
+        elif found[0] == "<h2":
+            exercise = question = ""
+        elif found["question"]:
+            question = f"question {found['question']}"
+        elif found["fold"] == "Answer" and question:
+            return f"<summary>Answer to {question}</summary>"
+        elif found["fold"] != "Answer" and exercise:
+            return (
+                f"<summary>{found['fold']} {'for' if found['fold'] == 'Hint' else 'of'} {exercise}</summary>"
+            )
+        return found[0]
+
+    return _FOLD.sub(named, html)
+
+
+# Sphinx's own search, in whose place stands the book's.
+_SPHINX_SEARCH = ("_static/searchtools.js", "_static/language_data.js", "searchindex.js")
+
+
+def prepare(app: Sphinx, config: Config) -> None:
+    """Give every page its canonical address (``config-inited``)."""
+    if not config.html_baseurl:
+        config.html_baseurl = site_files.site_address(config.html_theme_options.get("repository_url", ""))
+
+
+def leave_out_the_index(app: Sphinx) -> None:
+    """Keep Sphinx from making its search index (``builder-inited``)."""
+    app.builder.search = False
+
+
+def search_page(app: Sphinx) -> Iterable[tuple[str, dict, str]]:
+    """The search page, which comes with Sphinx's index otherwise (``html-collect-pages``)."""
+    yield "search", {}, "search.html"
+
+
+def describe(app: Sphinx, pagename: str, templatename: str, context: dict, doctree: Any) -> None:
+    """Tell other sites what a page is about: its first paragraph (``html-page-context``)."""
+    if doctree is None:
+        return
+    quoted = (nodes.admonition, nodes.block_quote, nodes.figure, nodes.table, nodes.container)
+    texts = (
+        re.sub(r"\s+", " ", paragraph.astext()).strip()
+        for paragraph in doctree.findall(nodes.paragraph)
+        if not any(isinstance(above, quoted) for above in _above(paragraph))
+    )
+    text = next((text for text in texts if len(text) > 60), context.get("title", ""))
+    if len(text) > 200:
+        text = text[:200].rsplit(" ", 1)[0] + " …"
+    tags = {
+        "og:title": re.sub(r"<[^>]*>", "", context.get("title", "")),
+        "og:description": text,
+        "og:type": "article",
+        "og:site_name": app.config.html_title,
+        "twitter:card": "summary_large_image",
+    }
+    if base := app.config.html_baseurl:
+        tags |= {"og:url": f"{base}{pagename}.html", "og:image": f"{base}_static/card.png"}
+        tags["og:image:alt"] = "A residual block, and the title of the book"
+    lines = [f'<meta name="description" content="{escape(text)}" />']
+    lines += [
+        f'<meta property="{name}" content="{escape(unescape(value))}" />' for name, value in tags.items()
+    ]
+    context["metatags"] = "\n".join([context.get("metatags", ""), *lines])
+
+
+def _above(node: nodes.Node) -> Iterable[nodes.Node]:
+    while node.parent is not None:
+        node = node.parent
+        yield node
 
 
 def finish_site(app: Sphinx, exception: Exception | None) -> None:
-    """Clean every page once all are written (``build-finished``)."""
+    """Clean every page once all are written, and write what stands beside them (``build-finished``)."""
     if exception is not None or app.builder.format != "html":
         return
     site = Path(app.outdir)
-    copy_mathjax(site / "_static")
-    for script in (site / "_static" / "scripts").glob("fontawesome.js*"):
-        script.unlink()
+    for script in [
+        *(site / "_static" / "scripts").glob("fontawesome.js*"),
+        *map(site.joinpath, _SPHINX_SEARCH),
+    ]:
+        script.unlink(missing_ok=True)
     for page in site.rglob("*.html"):
         if "_static" in page.relative_to(site).parts:
             continue  # the theme's templates, which are no pages
         html = page.read_text(encoding="utf-8")
-        cleaned = clean_page(html)
+        cleaned = site_files.size_images(clean_page(html), page.parent)
         if cleaned != html:
             page.write_text(cleaned, encoding="utf-8")
-    index = site / "index.html"
     root = f"{app.config.root_doc}.html"
+    title = app.config.html_title
     if root != "index.html":
         # What stands there is a bare redirection, without a language or a title.
-        index.write_text(_INDEX.format(title=app.config.html_title, page=root), encoding="utf-8")
+        (site / "index.html").write_text(_INDEX.format(title=title, page=root), encoding="utf-8")
+    if app.builder.name != "html":
+        return
+    pages = sorted(f"{docname}.html" for docname in app.env.found_docs)
+    site_search.write_index(site, pages)
+    if app.config.html_theme == "sphinx_book_theme":
+        site_files.subset_icons(site)
+    if base := app.config.html_baseurl:
+        (site / "sitemap.xml").write_text(site_files.sitemap(base, pages), encoding="utf-8")
+        (site / "robots.txt").write_text(f"User-agent: *\nAllow: /\nSitemap: {base}sitemap.xml\n")
+        (site / "404.html").write_text(site_files.not_found(base, title, root), encoding="utf-8")
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
@@ -518,6 +624,11 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("exercises", Exercises)
     app.add_directive("runs", Runs)
     app.add_role("accuracy", Accuracy())
+    site_math.setup(app)
+    app.connect("config-inited", prepare)
+    app.connect("builder-inited", leave_out_the_index)
+    app.connect("html-collect-pages", search_page)
+    app.connect("html-page-context", describe)
     app.connect("source-read", fill_addresses)
     # Late, because other extensions write files when the build has finished.
     app.connect("build-finished", finish_site, priority=900)
