@@ -136,12 +136,16 @@ def test_the_worked_example_on_paper():
     plain = slope(value(x)) * slope(x)
     claim("03", "|slope of block 1, at 2|$0.2$|$1+0.2$| |its output|$0.2$|$2+0.2=2.2$|")
     claim("03", "|slope of block 2, there|$0.02$|$1+0.22$|", slope(value(x)) == Fraction("0.02"))
-    claim("03", "$0.02\\cdot 0.2=0.004$", plain == Fraction("0.004"))
+    claim("03", "|gradient, the product|$0.004$|$1.464$|", plain == Fraction("0.004"))
     first, second = slope(x), slope(x + value(x))
     claim("03", "|through the second $F$ only|$0.22\\cdot 1=0.22$|", second == Fraction("0.22"))
     claim("03", "|through both|$0.22\\cdot 0.2=0.044$|", second * first == Fraction("0.044"))
     whole = (1 + second) * (1 + first)
-    claim("03", "$(1+0.22)(1+0.2)=1.464$", whole == 1 + first + second + second * first == Fraction("1.464"))
+    claim(
+        "03",
+        "Multiply $(1+0.22)(1+0.2)$ out",
+        whole == 1 + first + second + second * first == Fraction("1.464"),
+    )
     claim("03", "Two thirds of the gradient have passed no $F$", abs(1 / whole - Fraction(2, 3)) < 0.02)
     claim("03", "plain: gradient 0.004 residual: gradient 1.464 sum over the four paths: 1.464")
 
