@@ -46,6 +46,7 @@ from resnetbook.checks.chapter07 import (
     rank_correlation,
     silenced,
 )
+from resnetbook.checks.chapter08 import depth_groups, freeze, grey_kernel, keeps_norms, trained_counts
 from resnetbook.checks.chapter09 import early_stopping, keras_counts, keras_sgd, same_padding, to_keras
 from resnetbook.checks.chapter10 import (
     accumulate,
@@ -81,6 +82,7 @@ __all__ = [
     "confusion_matrix",
     "conv2d",
     "degradation_gap",
+    "depth_groups",
     "diagnose",
     "dirac_kernel",
     "early_stopping",
@@ -89,7 +91,10 @@ __all__ = [
     "expected_calibration_error",
     "filter_normalized",
     "first_difference",
+    "freeze",
     "gradient_norms",
+    "grey_kernel",
+    "keeps_norms",
     "keras_counts",
     "keras_sgd",
     "learning_rate",
@@ -120,5 +125,6 @@ __all__ = [
     "smoothed_cross_entropy",
     "start_as_identity",
     "to_keras",
+    "trained_counts",
     "without_gradient",
 ]
