@@ -19,7 +19,7 @@ def test_what_is_said_of_the_surface():
     (record,) = studies.load_seeds("surface")
     grids = {name: np.array(rows) for name, rows in record["result"]["losses"].items()}
     parameters = probes.count_parameters(models.trained("resnet-56"))
-    says("has 850,000 weights", round(parameters, -4) == 850_000)
+    says("has nearly a million weights", 800_000 < parameters < 1_000_000)
     says("500 training images, 11×11 points", record["result"]["num_images"] == 500)
     assert all(grid.shape == (11, 11) for grid in grids.values())
 
