@@ -76,11 +76,15 @@ def test_a_cell_has_seen_the_whole_picture():
 @pytest.mark.parametrize("result", results("salience"))
 def test_what_grad_cam_passes_and_what_not(result):
     drawn = result["randomized"]
-    claim("07", "the correlation is about 0", abs(drawn["the linear layer"][0]) < 0.1)
     claim(
         "07",
-        "the trained network's map for *another class* still has something in common with the first",
-        drawn["nothing, second class"][0] > 0.2 > 2 * abs(drawn["all"][0]),
+        "With a new linear layer little or nothing is left of the map",
+        abs(drawn["the linear layer"][0]) < 0.25,
+    )
+    claim(
+        "07",
+        "the trained network's map for *another class* still has much in common with the first",
+        drawn["nothing, second class"][0] > 0.35 > 2 * abs(drawn["the linear layer"][0]),
     )
     for fill in ("black", "grey"):
         costs = {where: value[0] for where, value in result["erased"][fill].items()}
@@ -93,16 +97,11 @@ def test_what_grad_cam_passes_and_what_not(result):
         claim(
             "07", "costs more than twice as much", costs["worst of the 16"] > 2 * costs["Grad-CAM's hottest"]
         )
-        claim("07", "neither often names the patch that matters most")
-        assert all(share < 1 / 3 for share in result["worst"][fill].values())
     gaps = {fill: result["erased"][fill]["hottest − most ink"] for fill in ("black", "grey")}
     claim("07", "in black the ink costs *more*, and clearly so", gaps["black"][0] < -2 * gaps["black"][1])
     claim("07", "only in grey does Grad-CAM win", gaps["grey"][0] > 2 * gaps["grey"][1])
-    claim(
-        "07",
-        "in grey Grad-CAM finds it hardly more often than chance, which would be one in sixteen",
-        0.03 < result["worst"]["grey"]["Grad-CAM's hottest"] < 0.1,
-    )
+    named = [result["worst"][fill]["Grad-CAM's hottest"] for fill in ("black", "grey")]
+    claim("07", "names it in less than one image of five; chance would be one of sixteen", max(named) < 0.2)
 
 
 def lost(result: dict, block: str) -> float:
@@ -122,8 +121,8 @@ def test_what_the_residual_network_loses(result):
     )
     claim(
         "07",
-        "Block 1.1 costs the residual network more than half of its accuracy",
-        lost(result, "layer1.0") > result["whole"] / 2,
+        "Block 1.1 is the dearest in every residual network here",
+        max(blocks, key=lambda block: lost(result, block)) == "layer1.0",
     )
     claim(
         "07",
@@ -140,12 +139,18 @@ def test_what_the_plain_network_loses(result):
     removed = result["removed"]
     assert set(SHAPES_CHANGE) == set(result["kept"])
     claim("07", "the plain one nearly everything by nearly any", sum(a < 0.3 for a in removed.values()) >= 5)
+    assert max(result["swapped"].values()) < 0.4
+
+
+def test_what_depends_on_the_seed():
+    shares = [lost(result, "layer1.0") / result["whole"] for result in lesions("resnet-20")]
+    claim("07", "and once cost more than half of the accuracy", sum(share > 0.5 for share in shares) == 1)
+    ends = [result["removed"]["layer1.0"] for result in lesions("plain-20")]
     claim(
         "07",
-        "the plain network's very first and last blocks leave it above chance",
-        removed["layer1.0"] > 0.2 and removed["layer3.2"] > 0.15,
+        "what a plain network keeps without its first or last block depends on the seed",
+        max(ends) > 0.3 and min(ends) < 0.15,
     )
-    assert max(result["swapped"].values()) < 0.4
 
 
 def test_several_blocks_at_once():
@@ -185,7 +190,9 @@ def test_the_deep_network():
     cost = {block: lost(result, block) for block in blocks}
     claim("07", "In ResNet-56 single cuts hardly show.", statistics.median(cost.values()) < 0.02)
     assert sum(value < 0.05 for value in cost.values()) >= 24
-    claim("07", "In ResNet-56, too, it is the dearest.", max(cost, key=cost.get) == "layer1.0")
+    claim(
+        "07", "Block 1.1 is the dearest in every residual network here", max(cost, key=cost.get) == "layer1.0"
+    )
     ratios = result["ratios"]
     claim("07", "In ResNet-56 most ratios are below a half", statistics.median(ratios.values()) < 0.5)
     for left_out in ((), SHAPES_CHANGE):
@@ -193,22 +200,24 @@ def test_the_deep_network():
         test = spearmanr([ratios[b] for b in kept], [cost[b] for b in kept])
         claim(
             "07",
-            "there the ratio predicts the order of the harm: clearly, though far from exactly",
-            test.pvalue < 0.05 and 0.3 < test.statistic < 0.9,
+            "there the ratio predicts the order of the harm: clearly, though not exactly",
+            test.pvalue < 0.05 and 0.7 < test.statistic < 0.99,
         )
 
 
-@pytest.mark.parametrize("result", lesions("resnet-20"))
-def test_ratio_and_harm_in_the_shallow_network(result):
-    ratios, blocks = result["ratios"], list(result["removed"])
-    cost = [lost(result, block) for block in blocks]
-    claim(
-        "07",
-        "Block 1.1 has by far the largest ratio, and costs most.",
-        max(ratios, key=ratios.get) == "layer1.0" == blocks[cost.index(max(cost))]
-        and sorted(ratios.values())[-1] > 1.25 * sorted(ratios.values())[-2],
-    )
-    for left_out in ((), SHAPES_CHANGE):
-        kept = [i for i, block in enumerate(blocks) if block not in left_out]
-        test = spearmanr([ratios[blocks[i]] for i in kept], [cost[i] for i in kept])
-        claim("07", "the correlation is not clear", test.pvalue > 0.05)
+def test_ratio_and_harm_in_the_shallow_network():
+    clear = []
+    for result in lesions("resnet-20"):
+        ratios, blocks = result["ratios"], list(result["removed"])
+        cost = [lost(result, block) for block in blocks]
+        claim(
+            "07",
+            "Block 1.1 has the largest ratio everywhere, and costs most.",
+            max(ratios, key=ratios.get) == "layer1.0" == blocks[cost.index(max(cost))],
+        )
+        for left_out in ((), SHAPES_CHANGE):
+            kept = [i for i, block in enumerate(blocks) if block not in left_out]
+            test = spearmanr([ratios[blocks[i]] for i in kept], [cost[i] for i in kept])
+            claim("07", "The correlation is positive in each network.", test.statistic > 0)
+            clear.append(test.pvalue < 0.05)
+    claim("07", "it depends on the seed whether it is clear", any(clear) and not all(clear))
