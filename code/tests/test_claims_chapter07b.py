@@ -127,16 +127,16 @@ def test_what_is_said_of_changed_images():
     says("at 90 fewer than by guessing", max(at("rotation", 90)) < 0.1)
     whole = at("rotation", 0)
     lost = [a - b for a, b in zip(whole, at("shift", 4), strict=True)]
-    says("costs 30 to 41 points", min(lost) > 0.3 and max(lost) < 0.41)
+    says("costs 30 to 41 points", (round(100 * min(lost)), round(100 * max(lost))) == (30, 41))
     for kind, size in (("rotation", 5), ("shift", 1), ("noise", 0.05)):
         says(
-            "cost 4 points at most",
-            max(a - b for a, b in zip(whole, at(kind, size), strict=True)) < 0.0401,
+            "cost less than 5",
+            max(a - b for a, b in zip(whole, at(kind, size), strict=True)) < 0.05,
         )
     says("Turning is worst", max(at("rotation", 30)) < min(at("shift", 4) + at("noise", 0.2)))
-    for size in (0.2, 0.3, 0.5):
+    for size in (0.3, 0.5):
         place = found[0]["noise"].index(size)
         says(
-            "with much noise it is the *plain* networks that keep more",
+            "it is the *plain* networks that keep more, in all three pairs",
             all(result["plain-20"]["noise"][place] > result["resnet-20"]["noise"][place] for result in found),
         )
