@@ -3,6 +3,7 @@
 import copy
 import math
 import statistics
+import urllib.error
 
 import nbformat
 import pytest
@@ -44,7 +45,7 @@ def test_every_seed_is_there_and_of_its_own_network():
         for values in record["result"]["near"].values():
             for value in values.values():  # a share of 5,000 images
                 assert 5000 * value == pytest.approx(round(5000 * value), abs=1e-2)
-    claim("08", "tested on all 5,000 test images of the new classes")
+    claim("08", "tested on all test images of the new classes")
     assert {r["num_images"] for r in runs.load_seeds("pretrained-5-classes")} == {30_000}
     assert min(last_of_seeds("pretrained-5-classes", "test_accuracy")) > 0.97
 
@@ -205,3 +206,37 @@ def test_what_torchvision_says_of_its_weights():
     claim("08", "a download of about 98 MB", round(weights.meta["_file_size"]) == 98)
     claim("08", "Resized to 232, the centre of 224 cut out")
     assert weights.transforms().resize_size == [232] and weights.transforms().crop_size == [224]
+
+
+@pytest.mark.parametrize("network", [True, False])
+def test_the_pretrained_network_is_fetched_or_the_page_says_why_not(network, monkeypatch, capsys):
+    import torchvision
+
+    build = torchvision.models.resnet50
+
+    def fetched(weights=None):
+        if weights is not None and not network:
+            raise urllib.error.URLError("no route to host")
+        return build()
+
+    monkeypatch.setattr(torchvision.models, "resnet50", fetched)
+    weights = torchvision.models.ResNet50_Weights.IMAGENET1K_V2
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (300, 1, 28, 28), dtype=torch.uint8, generator=generator)
+    labels = torch.arange(300) % 5
+
+    class Loaded:
+        test_images = images
+
+    def small(x: Tensor) -> Tensor:
+        return F.interpolate(x.float(), size=32)  # as the weights' own, but quick
+
+    scope = {"torch": torch, "nn": nn, "torchvision": torchvision, "transfer": transfer, "weights": weights}
+    scope |= {"preprocess": small, "dataset": Loaded, "few_images": images[:50], "few_labels": labels[:50]}
+    scope |= {"test_images": images, "test_labels": labels, "adapt": transfer.adapt}
+    scope["replace_head"] = transfer.replace_head
+    exec(cell("download").replace("DOWNLOAD = False", "DOWNLOAD = True"), scope)
+    said = capsys.readouterr().out
+    assert ("no route to host" in said) == ("random weights" in said) == (not network)
+    assert "new head on its features: 0." in said
+    assert scope["photo"].fc.out_features == 5
