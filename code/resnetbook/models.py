@@ -515,8 +515,9 @@ def trained(experiment: str, seed: int = 0, folder: Path | None = None) -> nn.Mo
     ``runs.load(f"{experiment}-seed{seed}")``, up to how a processor rounds.
 
     Args:
-        experiment: ``"resnet-20"``, ``"plain-20"``, ``"resnet-56"`` or ``"plain-56"``: for images
-            ``(N, 1, 28, 28)``, normalized as :class:`~resnetbook.recipe.Recipe` does by default.
+        experiment: ``"resnet-20"``, ``"plain-20"``, ``"resnet-56"``, ``"plain-56"`` or
+            ``"pretrained-5-classes"``: for images ``(N, 1, 28, 28)``, normalized as
+            :class:`~resnetbook.recipe.Recipe` does by default.
         seed: which of the runs.
         folder: of the record; ``None`` is the package's.
 
