@@ -283,7 +283,9 @@ def test_what_the_references_say_of_highway_networks_is_so():
 def test_what_the_references_say_of_the_book_is_so():
     trained = {name: experiment.recipe for name, experiment in runs.EXPERIMENTS.items()}
     cycle = {name.split("-")[0] for name, recipe in trained.items() if recipe.schedule == "onecycle"}
-    words = "of chapter 1, of the stems in chapter 5, of chapter 6's trainings on all images, and of chapter 8"
+    words = (
+        "of chapter 1, of the stems in chapter 5, of chapter 6's trainings on all images, and of chapter 8"
+    )
     claim("references", words, cycle == {"lenet", "vgg", "stem", "speed", "epochs", "resnet", "pretrained"})
     xavier = {name for name, recipe in trained.items() if recipe.initialization == "xavier"}
     claim("references", "The Xavier initialization of the source recipe", "source-recipe" in xavier)
