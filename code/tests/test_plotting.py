@@ -135,7 +135,7 @@ def assert_is_seen_everywhere(data: dict, metadata: dict) -> None:
         float(re.search(rf'<svg [^>]*{side}="([\d.]+)pt"', svg)[1]) for side in ("width", "height")
     )
     size = metadata["image/png"]
-    assert (size["width"], size["height"]) == pytest.approx((width * 96 / 72, height * 96 / 72), abs=3)
+    assert (size["width"], size["height"]) == pytest.approx((width * 96 / 72, height * 96 / 72), rel=0.01)
     assert (image.width, image.height) == pytest.approx((2 * size["width"], 2 * size["height"]), abs=1)
 
 
