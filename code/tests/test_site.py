@@ -1067,6 +1067,22 @@ def test_nothing_is_wider_than_a_phone(phone: dict[str, Visit]) -> None:
 
 
 @pytest.mark.slow
+def test_a_long_formula_begins_at_its_beginning(browser, address: str) -> None:
+    page = browser.new_page(viewport={"width": PHONE, "height": 740})
+    page.goto(f"{address}/book/07_inside.html")
+    places = page.eval_on_selector_all(
+        "div.math",
+        """boxes => boxes.map(box => {
+            const sign = box.querySelector("mi, mo, mn").getBoundingClientRect();
+            return [box.getBoundingClientRect().left, sign.left, box.scrollWidth > box.clientWidth];
+        })""",
+    )
+    page.close()
+    assert any(scrolls for _, _, scrolls in places)  # otherwise nothing is tested here
+    assert all(sign >= box - 1 for box, sign, _ in places)
+
+
+@pytest.mark.slow
 def test_text_can_be_read_in_the_light_and_in_the_dark(
     desktop: dict[str, Visit], phone: dict[str, Visit]
 ) -> None:
