@@ -297,6 +297,12 @@ def _folded(summary: str, content: list[nodes.Node]) -> list[nodes.Node]:
     ]
 
 
+def _commands(words: str, records: list[dict]) -> list[nodes.Node]:
+    """The commands that make records again."""
+    commands = "\n".join(record["command"] for record in records)
+    return [nodes.paragraph("", words), nodes.literal_block(commands, commands, language="bash")]
+
+
 def _section_id(experiment: str) -> str:
     return f"run-{nodes.make_id(experiment)}"
 
@@ -335,19 +341,16 @@ class Runs(SphinxDirective):
             "the numbers, and how they came about. The chapter shows them."
         )
         section += nodes.paragraph("", intro)
-        for study in dict.fromkeys(name.rpartition("-seed")[0] for name in studies.names()):
-            found = studies.load_seeds(study)
+        for study, found in runs.by_experiment(studies.RECORDS).items():
             part = nodes.section("", nodes.title("", study), ids=[f"study-{nodes.make_id(study)}"])
             self.state.document.note_explicit_target(part)
             if study in studies.STUDIES:
                 part += nodes.paragraph("", studies.STUDIES[study].about)
             texts: dict[str, Callable[[dict], str]] = {"Hardware": _hardware, "Versions": _versions}
-            commands = "\n".join(record["command"] for record in found)
             details = [
                 _table(("", ""), [(label, _same_or_by_seed(found, text)) for label, text in texts.items()]),
                 _table(_STUDY_HEADER, map(study_row, found), "runs-seeds"),
-                nodes.paragraph("", "To measure it again:"),
-                nodes.literal_block(commands, commands, language="bash"),
+                *_commands("To measure it again:", found),
             ]
             part += _folded(f"Seeds and command of {study}", details)
             section += part
@@ -393,9 +396,7 @@ class Runs(SphinxDirective):
         if not all(record["clean_tree"] for record in records):
             text = "“Code unchanged: no” means that the package had uncommitted changes when the run began."
             details.append(nodes.paragraph("", text))
-        details.append(nodes.paragraph("", "To train it again:"))
-        commands = "\n".join(record["command"] for record in records)
-        details.append(nodes.literal_block(commands, commands, language="bash"))
+        details += _commands("To train it again:", records)
         section += _folded(f"Recipe, seeds and command of {name}", details)
         return section
 

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import sys
+from collections.abc import Mapping
 
 import torch
 from tqdm import tqdm
@@ -10,6 +11,7 @@ from tqdm import tqdm
 from resnetbook import data, parallel, runs, studies
 from resnetbook._command import run_command
 from resnetbook.devices import choose_device
+from resnetbook.experiments import Experiment
 
 
 def _data(arguments: argparse.Namespace) -> None:
@@ -46,6 +48,11 @@ def _show(name: str) -> None:
             print(f"  {field:20}{value}")
 
 
+def _list(known: Mapping[str, Experiment | studies.Study]) -> None:
+    for name, each in known.items():
+        print(f"{name}-seed0 … seed{each.seeds - 1}: {each.about}")
+
+
 def _use_threads(threads: int | None) -> None:
     if threads is None:
         return
@@ -60,8 +67,7 @@ def _train(arguments: argparse.Namespace) -> None:
             _show(name)
         return
     if arguments.list or not arguments.names:
-        for name, experiment in runs.EXPERIMENTS.items():
-            print(f"{name}-seed0 … seed{experiment.seeds - 1}: {experiment.about}")
+        _list(runs.EXPERIMENTS)
         return
     _use_threads(arguments.threads)
     # A wrong name or device fails before hours of training.
@@ -84,8 +90,7 @@ def _train(arguments: argparse.Namespace) -> None:
 
 def _measure(arguments: argparse.Namespace) -> None:
     if arguments.list or not arguments.names:
-        for name, study in studies.STUDIES.items():
-            print(f"{name}-seed0 … seed{study.seeds - 1}: {study.about}")
+        _list(studies.STUDIES)
         return
     _use_threads(arguments.threads)
     # A wrong name fails before the work on another.

@@ -11,8 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from resnetbook import data, models
-from resnetbook.recipe import Recipe
-from resnetbook.transforms import prepare
+from resnetbook.train import evaluate
 
 BINS = 15
 
@@ -103,13 +102,11 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     return 1 / (low * high) ** 0.5
 
 
-@torch.no_grad()
-def logits_of(experiment: str, seed: int, batch_size: int = 500) -> tuple[Tensor, Tensor]:
+def logits_of(experiment: str, seed: int) -> tuple[Tensor, Tensor]:
     """The logits of a kept network for all test images, ``(10000, 10)``, and the labels."""
     test = data.fashion_mnist()
     model = models.trained(experiment, seed)
-    parts = test.test_images.split(batch_size)
-    return torch.cat([model(prepare(part, Recipe())) for part in parts]), test.test_labels
+    return evaluate(model, test.test_images, test.test_labels).logits, test.test_labels
 
 
 def halves(num_images: int) -> tuple[slice, slice]:

@@ -19,7 +19,7 @@ import platform
 import secrets
 import statistics
 import subprocess
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -162,26 +162,47 @@ def seconds(found: Sequence[dict]) -> list[float]:
 def provenance(found: Sequence[dict]) -> str:
     """Where records come from: what was trained, where and when, and how to make the first of them again."""
 
-    def every(values: Iterable[object]) -> str:
-        return " and ".join(str(value) for value in sorted(set(values)))
-
     many = len(found) > 1
-    threads = {record["hardware"]["threads"] for record in found}
-    arithmetic = every(record["recipe"]["autocast"] or "float32" for record in found)
-    commits = every((record["commit"] or "unknown")[:7] for record in found)
-    images = every(f"{record['num_images']:,}" for record in found)
-    epochs = every(len(record["history"]) for record in found)
+    arithmetic = _every(record["recipe"]["autocast"] or "float32" for record in found)
+    images = _every(f"{record['num_images']:,}" for record in found)
+    epochs = _every(len(record["history"]) for record in found)
     return "\n".join(
         [
             f"{len(found)} run{'s' * many} of {images} images, {epochs} epochs, "
             f"{tables.duration(sum(seconds(found)))}{' in all' * many}",
-            f"{every(record['hardware']['device'] for record in found)}, {every(threads)} "
-            f"thread{'s' * (threads != {1})}, {arithmetic}",
-            f"recorded on {every(record['date'] for record in found)}, "
-            f"torch {every(record['versions']['torch'] for record in found)}, commit {commits}",
-            f"make {'one' if many else 'it'} again: {found[0]['command']}",
+            f"{computers(found)}, {arithmetic}",
+            f"recorded on {dates(found)}, {software(found)}",
+            again(found),
         ]
     )
+
+
+def _every(values: Iterable[object]) -> str:
+    """All different values, in order, in words."""
+    return " and ".join(str(value) for value in sorted(set(values)))
+
+
+def computers(found: Sequence[dict]) -> str:
+    """Which devices made records, and with how many threads."""
+    threads = {record["hardware"]["threads"] for record in found}
+    devices = _every(record["hardware"]["device"] for record in found)
+    return f"{devices}, {_every(threads)} thread{'s' * (threads != {1})}"
+
+
+def dates(found: Sequence[dict]) -> str:
+    """The days on which records were made."""
+    return _every(record["date"] for record in found)
+
+
+def software(found: Sequence[dict]) -> str:
+    """PyTorch's versions and the commits that records were made with."""
+    commits = _every((record["commit"] or "unknown")[:7] for record in found)
+    return f"torch {_every(record['versions']['torch'] for record in found)}, commit {commits}"
+
+
+def again(found: Sequence[dict]) -> str:
+    """The command that makes the first of some records again."""
+    return f"make {'one' if len(found) > 1 else 'it'} again: {found[0]['command']}"
 
 
 def by_experiment(folder: Path | None = None) -> dict[str, list[dict]]:
@@ -217,11 +238,27 @@ def experiment_of(name: str) -> tuple[str, Experiment, int]:
     Raises:
         KeyError: if the name is not ``EXPERIMENT-seedN`` with a known experiment.
     """
-    experiment, _, seed = name.rpartition("-seed")
-    # One name for one run: neither seed01 nor digits of another script.
-    if experiment not in EXPERIMENTS or not seed.isdecimal() or seed != str(int(seed)):
-        raise KeyError(f"no run {name!r}: say EXPERIMENT-seedN with one of {', '.join(EXPERIMENTS)}")
-    return experiment, EXPERIMENTS[experiment], int(seed)
+    experiment, seed = split_name(name, EXPERIMENTS, "run", "EXPERIMENT")
+    return experiment, EXPERIMENTS[experiment], seed
+
+
+def split_name(name: str, known: Collection[str], what: str, first: str) -> tuple[str, int]:
+    """Split a record's name in front of its seed.
+
+    Args:
+        name: such as ``FIRST-seedN``.
+        known: what may stand in front.
+        what: how a record of this kind is called in a message.
+        first: how that which stands in front is called there.
+
+    Raises:
+        KeyError: if the name is of another form, or what stands in front is not known.
+    """
+    found, _, seed = name.rpartition("-seed")
+    # One name for one record: neither seed01 nor digits of another script.
+    if found not in known or not seed.isdecimal() or seed != str(int(seed)):
+        raise KeyError(f"no {what} {name!r}: say {first}-seedN with one of {', '.join(known)}")
+    return found, int(seed)
 
 
 def record(
@@ -314,11 +351,7 @@ def record(
         "test_loss": test.loss,
         "parameters": probes.count_parameters(model),
         "macs": probes.count_macs(model, (1, side, side)),
-        "hardware": hardware(chosen),
-        "versions": versions(),
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        **origin,
-        "command": f"python -m resnetbook train {name}",
+        **circumstances(chosen, origin, f"python -m resnetbook train {name}"),
     }
     if experiment.classes is not None:
         result["classes"] = list(experiment.classes)
@@ -454,6 +487,23 @@ def source() -> dict:
         return {"commit": git("rev-parse", "HEAD"), "clean_tree": changes == ""}
     except (OSError, subprocess.CalledProcessError):
         return {"commit": None, "clean_tree": False}
+
+
+def circumstances(device: torch.device, origin: dict, command: str) -> dict:
+    """How a record came about: on what, with which versions and code, when, and how to make it again.
+
+    Args:
+        device: what computed.
+        origin: of the code, as :func:`source` said before the work.
+        command: makes the record again.
+    """
+    return {
+        "hardware": hardware(device),
+        "versions": versions(),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        **origin,
+        "command": command,
+    }
 
 
 def hardware(device: torch.device) -> dict:

@@ -6,7 +6,6 @@ study returns), ``seconds``, ``hardware``, ``versions``, ``date``, ``commit``, `
 
 from __future__ import annotations
 
-import datetime
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -42,11 +41,8 @@ def study_of(name: str) -> tuple[str, Study, int]:
     Raises:
         KeyError: if the name is not ``STUDY-seedN`` with a known study.
     """
-    study, _, seed = name.rpartition("-seed")
-    # One name for one record: neither seed01 nor digits of another script.
-    if study not in STUDIES or not seed.isdecimal() or seed != str(int(seed)):
-        raise KeyError(f"no study {name!r}: say STUDY-seedN with one of {', '.join(STUDIES)}")
-    return study, STUDIES[study], int(seed)
+    study, seed = runs.split_name(name, STUDIES, "study", "STUDY")
+    return study, STUDIES[study], seed
 
 
 def record(name: str, folder: Path | None = None) -> dict:
@@ -73,11 +69,7 @@ def record(name: str, folder: Path | None = None) -> dict:
         "seed": seed,
         "result": measured,
         "seconds": time.perf_counter() - start,
-        "hardware": runs.hardware(choose_device()),
-        "versions": runs.versions(),
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        **origin,
-        "command": f"python -m resnetbook measure {name}",
+        **runs.circumstances(choose_device(), origin, f"python -m resnetbook measure {name}"),
     }
     runs.save(result, folder)
     return result
@@ -109,19 +101,8 @@ def load_seeds(study: str, folder: Path | None = None) -> list[dict]:
 
 def provenance(found: list[dict]) -> str:
     """Where records come from: where and when they were measured, and how to make the first again."""
-    every = {record["hardware"]["device"] for record in found}
-    dates = sorted({record["date"] for record in found})
-    commits = sorted({(record["commit"] or "unknown")[:7] for record in found})
-    threads = sorted({record["hardware"]["threads"] for record in found})
-    torches = sorted({record["versions"]["torch"] for record in found})
-    return "\n".join(
-        [
-            f"measured on {' and '.join(dates)}, {' and '.join(sorted(every))}, "
-            f"{' and '.join(map(str, threads))} thread{'s' * (threads != [1])}, "
-            f"torch {' and '.join(torches)}, commit {' and '.join(commits)}",
-            f"make {'one' if len(found) > 1 else 'it'} again: {found[0]['command']}",
-        ]
-    )
+    where = f"measured on {runs.dates(found)}, {runs.computers(found)}, {runs.software(found)}"
+    return f"{where}\n{runs.again(found)}"
 
 
 STUDIES["lesions"] = Study(

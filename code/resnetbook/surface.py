@@ -4,7 +4,6 @@ Hao Li, Zheng Xu, Gavin Taylor, Christoph Studer, Tom Goldstein: Visualizing the
 (2018), https://arxiv.org/abs/1712.09913.
 """
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -144,7 +143,7 @@ def cut_study(seed: int) -> dict:
     points = [(a,) for a in COORDINATES]
     found: dict = {"num_images": len(labels), "coordinates": list(COORDINATES), "kept": {}, "batch": {}}
     for name in ("plain-20", "resnet-20", "plain-56", "resnet-56"):
-        model = copy.deepcopy(models.trained(name, 0))
+        model = models.trained(name, 0)
         along = directions_of(model, seed)[:1]
         found["kept"][name] = losses(model.eval(), along, points, images, labels)
         found["batch"][name] = losses(model.train(), along, points, images, labels)

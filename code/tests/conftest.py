@@ -15,6 +15,7 @@ import matplotlib
 import nbformat
 import pytest
 import torch
+from torch import nn
 
 from resnetbook import checks, data, runs
 
@@ -156,6 +157,18 @@ def page_text(chapter: str) -> str:
     parts += notebooks.text_outputs(notebook)
     parts += [str(cell.metadata.get("mystnb", "")) for cell in notebook.cells]
     return " ".join(" ".join(parts).split())
+
+
+def stir_norms(model: nn.Module) -> nn.Module:
+    """Give batch norms weights and statistics that are no identities, behind which a mistake could hide."""
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight.uniform_(0.5, 1.5)
+                module.bias.uniform_(-0.5, 0.5)
+                module.running_mean.uniform_(-0.5, 0.5)
+                module.running_var.uniform_(0.5, 1.5)
+    return model
 
 
 def claim(chapter: str, words: str, holds: bool = True) -> None:

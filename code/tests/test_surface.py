@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from conftest import stir_norms
 from torch import nn
 from torch.nn import functional as F
 
@@ -15,15 +16,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture
 def model():
     torch.manual_seed(0)
-    network = models.cifar_resnet(8, width=4, in_channels=1, residual=False)
-    with torch.no_grad():
-        for module in network.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.weight.uniform_(0.5, 1.5)
-                module.bias.uniform_(-0.5, 0.5)
-                module.running_mean.uniform_(-0.5, 0.5)
-                module.running_var.uniform_(0.5, 1.5)
-    return network.eval()
+    return stir_norms(models.cifar_resnet(8, width=4, in_channels=1, residual=False)).eval()
 
 
 @pytest.fixture
