@@ -283,8 +283,10 @@ def lesions(model: nn.Module, images: Tensor, labels: Tensor, draws: int = 0) ->
         removed; ``ratios``: of :func:`residual_ratios`; ``num_images``.
     """
 
+    device = next(model.parameters()).device  # it stays where it is
+
     def accuracy(most: int | None = None) -> float:
-        return round(evaluate(model, images[:most], labels[:most]).accuracy, 6)
+        return round(evaluate(model, images[:most], labels[:most], device=device).accuracy, 6)
 
     names = removable(model)
     result: dict = {"num_images": len(images), "whole": accuracy(), "removed": {}, "swapped": {}}
@@ -295,7 +297,7 @@ def lesions(model: nn.Module, images: Tensor, labels: Tensor, draws: int = 0) ->
     for first, second in swappable(model):
         with swapped(model, first, second):
             result["swapped"][f"{first} ↔ {second}"] = accuracy()
-    result["ratios"] = residual_ratios(model, prepare(images, Recipe()))
+    result["ratios"] = residual_ratios(model, prepare(images.to(device), Recipe()))
     if draws:
         generator = torch.Generator().manual_seed(0)
         result["several"] = {}
@@ -390,10 +392,14 @@ def ink(images: Tensor) -> Tensor:
     return torch.stack(patches, 1).reshape(-1, 4, 4)
 
 
-def _at(values: Tensor, places: Tensor) -> list[float]:
-    """Mean and standard error, over images, of what stands at one place ``(N,)`` of each 4×4 map."""
-    taken = values.flatten(1).gather(1, places[:, None]).double()
-    return [taken.mean().item(), (taken.std() / len(taken) ** 0.5).item()]
+def _at(values: Tensor, places: Tensor) -> Tensor:
+    """What stands at one place ``(N,)`` of each 4×4 map."""
+    return values.flatten(1).gather(1, places[:, None]).squeeze(1).double()
+
+
+def _mean_and_error(values: Tensor) -> list[float]:
+    """Mean and standard error over images."""
+    return [values.mean().item(), (values.std() / len(values) ** 0.5).item()]
 
 
 def correlation(first: Tensor, second: Tensor) -> tuple[float, int]:
@@ -458,8 +464,7 @@ def salience_study(seed: int) -> dict:
     test = data.fashion_mnist()
     model = models.trained("resnet-20", seed)
     images = prepare(test.test_images[:5000], Recipe())
-    with torch.no_grad():
-        logits = torch.cat([model(part) for part in images.split(500)])
+    logits = evaluate(model, test.test_images[:5000], test.test_labels[:5000], device="cpu").logits
     best, second = logits.topk(2).indices.T
     maps = torch.cat(
         [
@@ -478,18 +483,13 @@ def salience_study(seed: int) -> dict:
     for name, value in (("black", images.min().item()), ("grey", 0.0)):
         fallen = drops(model, images, best, value)
         worst = fallen.flatten(1).argmax(1)
-        places_now = places | {"worst of the 16": worst}
-        result["erased"][name] = {where: _at(fallen, place) for where, place in places_now.items()}
+        taken = {where: _at(fallen, place) for where, place in (places | {"worst of the 16": worst}).items()}
+        for other in ("Grad-CAM's coldest", "most ink"):
+            taken[f"hottest − {other}"] = taken["Grad-CAM's hottest"] - taken[other]
+        result["erased"][name] = {where: _mean_and_error(values) for where, values in taken.items()}
         result["worst"][name] = {
             where: (place == worst).double().mean().item() for where, place in places.items()
         }
-        for other in ("Grad-CAM's coldest", "most ink"):
-            hottest = fallen.flatten(1).gather(1, places["Grad-CAM's hottest"][:, None]).double()
-            gap = (hottest - fallen.flatten(1).gather(1, places[other][:, None])).squeeze(1)
-            result["erased"][name][f"hottest − {other}"] = [
-                gap.mean().item(),
-                (gap.std() / len(gap) ** 0.5).item(),
-            ]
     few, classes = images[:1000], best[:1000]
     result["randomized"]["nothing, second class"] = correlation(
         maps[:1000], grad_cam(model, "layer3", few, second[:1000])

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import re
 import statistics
 import urllib.error
 
@@ -23,6 +24,13 @@ FOUND = studies.load_seeds("few-labels")
 
 def cell(name: str) -> str:
     return next(c.source for c in nbformat.read(PATH, as_version=4).cells if c.id == name)
+
+
+def test_networks_stay_on_the_processor_where_their_images_are():
+    """The page trains there; an evaluation elsewhere would leave the network behind on a GPU."""
+    source = "\n".join(c.source for c in nbformat.read(PATH, as_version=4).cells if c.cell_type == "code")
+    calls = re.findall(r"train\.evaluate\([^\n]*", source)
+    assert calls and all('"cpu")' in call for call in calls)
 
 
 def near(method: str, per_class: int) -> list[float]:

@@ -4,9 +4,10 @@ import copy
 
 import pytest
 import torch
+from conftest import stir_norms
 from torch import Tensor, nn
 
-from resnetbook import data, inside, models, studies
+from resnetbook import data, devices, inside, models, studies
 from resnetbook.recipe import Recipe
 from resnetbook.transforms import prepare
 
@@ -17,15 +18,7 @@ def network(**options: object) -> nn.Module:
     """A small network whose norms are no identities, in evaluation mode."""
     torch.manual_seed(0)
     spec = {"depth": 20, "width": 4, "in_channels": 1} | options
-    model = models.cifar_resnet(**spec)
-    with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.weight.uniform_(0.5, 1.5)
-                module.bias.uniform_(-0.5, 0.5)
-                module.running_mean.uniform_(-0.5, 0.5)
-                module.running_var.uniform_(0.5, 1.5)
-    return model.eval()
+    return stir_norms(models.cifar_resnet(**spec)).eval()
 
 
 KINDS = [
@@ -251,7 +244,7 @@ def test_what_cannot_be_cut_says_why():
         pass
 
 
-def test_lesions_are_those_of_each_block():
+def test_lesions_are_those_of_each_block(monkeypatch):
     model = network()
     images = torch.randint(
         0, 256, (30, 1, 12, 12), dtype=torch.uint8, generator=torch.Generator().manual_seed(2)
@@ -263,6 +256,8 @@ def test_lesions_are_those_of_each_block():
             name: (by_hand(model, x, (name,)).argmax(1) == labels).float().mean().item()
             for name in inside.block_names(model)
         }
+    # Where there is a GPU, too, the model and its images stay on one device.
+    monkeypatch.setattr(devices, "default_device", lambda: pytest.fail("asked for another device"))
     found = inside.lesions(model, images, labels, draws=3)
     assert found["whole"] == 1 and found["num_images"] == 30 and found["kept"] == []
     assert found["removed"] == pytest.approx(expected, abs=1e-5)
