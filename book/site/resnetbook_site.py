@@ -303,6 +303,12 @@ def _commands(words: str, records: list[dict]) -> list[nodes.Node]:
     return [nodes.paragraph("", words), nodes.literal_block(commands, commands, language="bash")]
 
 
+def _in_order(found: Iterable[str], known: Iterable[str]) -> list[str]:
+    """Names in the order in which the package defines them; then any that it does not know."""
+    defined = [name for name in known if name in found]
+    return defined + [name for name in found if name not in defined]
+
+
 def _section_id(experiment: str) -> str:
     return f"run-{nodes.make_id(experiment)}"
 
@@ -316,9 +322,7 @@ class Runs(SphinxDirective):
         self.env.note_dependency(str(runs.RECORDS))
         found, known = runs.by_experiment(), runs.EXPERIMENTS
         missing = [name for name in known if name not in found]
-        # In the order in which the package defines the experiments; then any that it does not know.
-        order = [name for name in known if name in found]
-        order += [name for name in found if name not in known]
+        order = _in_order(found, known)
         result: list[nodes.Node] = []
         if not found:
             result.append(nodes.paragraph("", "No run is recorded yet."))
@@ -341,7 +345,9 @@ class Runs(SphinxDirective):
             "the numbers, and how they came about. The chapter shows them."
         )
         section += nodes.paragraph("", intro)
-        for study, found in runs.by_experiment(studies.RECORDS).items():
+        records = runs.by_experiment(studies.RECORDS)
+        for study in _in_order(records, studies.STUDIES):
+            found = records[study]
             part = nodes.section("", nodes.title("", study), ids=[f"study-{nodes.make_id(study)}"])
             self.state.document.note_explicit_target(part)
             if study in studies.STUDIES:

@@ -667,6 +667,12 @@ def test_a_broken_record_stops_the_build(tmp_path: Path, extension: ModuleType, 
         render(tmp_path, PAGE)
 
 
+def test_studies_stand_in_their_order(built: Site) -> None:
+    """Some say "the same" of the one before."""
+    parts = built.trees["book/runs.html"].select('section[id^="study-"]')
+    assert [part["id"].removeprefix("study-") for part in parts] == list(studies.STUDIES)
+
+
 def test_studies_stand_behind_the_runs(tmp_path: Path, extension: ModuleType) -> None:
     folder = tmp_path / "records" / "studies"
     folder.mkdir(parents=True)
