@@ -1,0 +1,1 @@
+"""The parts of the teacher's kit; ``code/tools/teaching.py`` makes them."""

@@ -1,0 +1,75 @@
+"""Make the teacher's kit from the book's chapters: hand-outs, solutions, an assignment, slides, a stick.
+
+``python code/tools/teaching.py --out kit`` makes all of it; ``--part slides`` only that.
+"""
+
+import argparse
+import importlib.util
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import notebooks
+from resnetbook._command import run_command
+
+# In each folder that this command makes. It empties no other.
+MARK = ".made-by-teaching"
+
+
+def _assignment(out: Path, arguments: argparse.Namespace) -> None:
+    if importlib.util.find_spec("kit.assignment") is None:
+        raise ValueError("there is no assignment in this checkout; make the other parts with --part")
+    from kit import assignment
+
+    assignment.make(out)
+
+
+# In the order in which they are made.
+PARTS: dict[str, Callable[[Path, argparse.Namespace], None]] = {
+    "assignment": _assignment,
+}
+
+
+def emptied(folder: Path) -> Path:
+    """The folder, new or emptied.
+
+    Raises:
+        ValueError: if there is one already that this command has not made.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        if not (folder / MARK).exists():
+            raise ValueError(f"{folder} was not made by this command; name another folder with --out")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MARK).touch()
+    return folder
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    notebooks.paths(arguments.chapters)  # complains of a chapter that there is not
+    for name in PARTS:
+        if name in arguments.part:
+            print(f"{name} …", flush=True)
+            PARTS[name](emptied(arguments.out / name), arguments)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; the exit status is 0, or 1 with a message on standard error."""
+    parser = argparse.ArgumentParser(
+        prog="python code/tools/teaching.py",
+        description="Make the teacher's kit from the book's chapters.",
+    )
+    parser.add_argument("--out", type=Path, required=True, help="the folder of the kit, such as kit")
+    parser.add_argument(
+        "--part", nargs="+", choices=PARTS, default=list(PARTS), help="make only these parts (default: all)"
+    )
+    parser.add_argument(
+        "--chapters", nargs="+", help="such as 02 04: notebooks of these chapters only (default: all)"
+    )
+    parser.set_defaults(run=_run)
+    return run_command("teaching", parser, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
