@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from resnetbook import calibration, corruptions, inside, runs, surface, transfer
+from resnetbook import calibration, corruptions, inside, numerics, runs, surface, transfer
 from resnetbook.devices import choose_device
 
 RECORDS = runs.RECORDS / "studies"
@@ -153,4 +153,11 @@ STUDIES["corruptions"] = Study(
     measure=corruptions.corruption_study,
     seeds=3,
     about="Chapter 7: accuracy of both networks of 20 layers on test images turned, shifted and noisy.",
+)
+STUDIES["numerics"] = Study(
+    measure=numerics.numerics_study,
+    seeds=5,
+    about="Why your numbers differ: one epoch of ResNet-8, by one thread and by two, with other "
+    "instructions, another memory layout, another PyTorch (of the Python that `RESNETBOOK_OTHER_PYTHON` "
+    "names) and another seed.",
 )
