@@ -111,6 +111,31 @@ def unpaired_difference(first: Sequence[float], second: Sequence[float]) -> Diff
     return Difference(mean, error, freedom)
 
 
+def prediction_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
+    """Where one further run of the same recipe should lie: mean ± t · s · sqrt(1 + 1/n).
+
+    Student's t with n - 1 degrees of freedom, for values that spread like a normal distribution
+    (NIST/SEMATECH e-Handbook of Statistical Methods, https://doi.org/10.18434/M32189). It is wider than the
+    interval of the mean, which says where the *mean* of many runs lies.
+
+    Args:
+        values: one value for each seed.
+        level: how often a further run should lie inside.
+
+    Raises:
+        ValueError: with fewer than two values, or a level that is not between 0 and 1.
+    """
+    if len(values) < 2:
+        raise ValueError(f"a spread needs at least two values, got {len(values)}")
+    if not 0 < level < 1:
+        raise ValueError(f"the level must lie between 0 and 1, got {level}")
+    from scipy.stats import t
+
+    mean, spread = statistics.fmean(values), statistics.stdev(values)
+    reach = float(t.ppf((1 + level) / 2, len(values) - 1)) * spread * math.sqrt(1 + 1 / len(values))
+    return mean - reach, mean + reach
+
+
 def holm(p_values: Sequence[float], level: float = 0.05) -> list[bool]:
     """Which of several comparisons still stand when all of them together may err at ``level``.
 

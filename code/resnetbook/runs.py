@@ -33,6 +33,7 @@ from torch import nn
 
 from resnetbook import data, models, probes, tables
 from resnetbook.checkpoint import recipe_of
+from resnetbook.compare import prediction_interval
 from resnetbook.devices import choose_device, suited
 from resnetbook.experiments import EXPERIMENTS, Experiment
 from resnetbook.recipe import Recipe
@@ -230,6 +231,96 @@ def load_logits(name: str, folder: Path | None = None) -> np.ndarray:
 def mean_std(values: list[float]) -> tuple[float, float]:
     """Mean and sample standard deviation (divisor n − 1); 0 for a single value."""
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """A run of the reader's beside the book's.
+
+    Attributes:
+        accuracy: the reader's, on the test images.
+        low: lower end of the band in which 95 of 100 runs of the book's recipe should lie.
+        high: its upper end.
+        seeds: how many records the band comes from.
+        differs: in what the run differs from the book's, in words.
+    """
+
+    accuracy: float
+    low: float
+    high: float
+    seeds: int
+    differs: tuple[str, ...]
+
+    @property
+    def inside(self) -> bool:
+        """Whether the accuracy lies in the band."""
+        return self.low <= self.accuracy <= self.high
+
+    def __str__(self) -> str:
+        verdict = "inside" if self.inside else "outside"
+        band = f"between {self.low:.4f} and {self.high:.4f} (from {self.seeds} seeds)"
+        words = f"{verdict}: {self.accuracy:.4f}, and 95 of 100 runs should lie {band}"
+        if self.differs:
+            return "\n".join([f"{words}. {'It differs' if self.inside else 'Look at'}:", *self.differs])
+        if self.inside:
+            return words
+        return (
+            f"{words}. Look at what you changed in the code, and at the record, if you gave a number alone. "
+            "If nothing differs, train another seed: of 100 right runs, 5 lie outside"
+        )
+
+
+def compare(name: str, mine: dict | float) -> Comparison:
+    """Does a run of yours lie where a run of the book's recipe should lie?
+
+    The band is :func:`resnetbook.compare.prediction_interval` of the recorded test accuracies, within 0 and
+    1. With three seeds it is wide: so much is not known.
+
+    Args:
+        name: an experiment, or one of its runs, such as ``epochs-5`` or ``epochs-5-seed0``.
+        mine: a record of yours (``runs.load("epochs-5-seed0", folder)``), or a test accuracy.
+
+    Raises:
+        KeyError: if the book has no such records.
+        ValueError: if it has one seed only, or ``mine`` is an accuracy that is not between 0 and 1.
+    """
+    known = by_experiment()
+    experiment = name if name in known else name.rpartition("-seed")[0]
+    found = load_seeds(experiment or name)
+    if len(found) < 2:
+        raise ValueError(f"the book has one seed of {experiment}, and one seed has no spread")
+    accuracy = float(mine["test_accuracy"] if isinstance(mine, dict) else mine)
+    if not 0 <= accuracy <= 1:
+        raise ValueError(f"an accuracy is a share between 0 and 1, got {accuracy}")
+    low, high = prediction_interval(last(found, "test_accuracy"))
+    differs = _differences(found, mine) if isinstance(mine, dict) else ()
+    return Comparison(accuracy, max(low, 0.0), min(high, 1.0), len(found), tuple(differs))
+
+
+def _differences(found: Sequence[dict], mine: dict) -> list[str]:
+    """In what a record differs from those of the book, what matters most first."""
+
+    def flat(record: dict) -> dict[str, object]:
+        # Older records do not name what the recipe could not say yet.
+        recipe = dataclasses.asdict(Recipe(**record["recipe"]))
+        return {
+            **{f"the model's {key}": value for key, value in record["model"].items()},
+            **{f"the recipe's {key}": value for key, value in recipe.items()},
+            "the number of training images": record["num_images"],
+            "the number of images held out": record["held_out"],
+            "the number of epochs done": len(record["history"]),
+            "the processor": record["hardware"]["device"],
+            "the number of threads": record["hardware"]["threads"],
+            "PyTorch": record["versions"]["torch"],
+        }
+
+    book, yours = [flat(record) for record in found], flat(mine)
+    lines = []
+    for key in dict.fromkeys([*yours, *book[0]]):
+        values = list(dict.fromkeys(str(record.get(key)) for record in book))
+        if str(yours.get(key)) not in values:
+            lines.append(f"- {key} is {yours.get(key)}, in the book {' or '.join(values)}")
+    return lines
 
 
 def experiment_of(name: str) -> tuple[str, Experiment, int]:

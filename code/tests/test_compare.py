@@ -1,6 +1,8 @@
 """The yardstick, held against scipy and published examples."""
 
 import math
+import random
+import statistics
 
 import pytest
 from scipy import stats
@@ -71,3 +73,31 @@ def test_holm_is_stricter_than_the_level_and_milder_than_bonferroni():
     assert compare.holm([]) == []
     # One that fails takes larger ones with it, though they would pass their own bound.
     assert compare.holm([0.03, 0.04]) == [False, False]
+
+
+def test_a_prediction_interval_holds_one_further_value():
+    low, high = compare.prediction_interval([1.0, 2.0, 3.0])
+    # Mean 2, standard deviation 1, t(0.975, 2) = 4.302653 (NIST's table: 4.303).
+    assert (low, high) == pytest.approx((2 - 4.302653 * math.sqrt(4 / 3), 2 + 4.302653 * math.sqrt(4 / 3)))
+    narrow = compare.prediction_interval([1.0, 2.0, 3.0], level=0.5)
+    assert low < narrow[0] < narrow[1] < high
+
+
+def test_of_normal_values_it_holds_95_in_100():
+    generator = random.Random(0)
+    draws = [[generator.gauss(0, 1) for _ in range(6)] for _ in range(4000)]
+    inside = [
+        low <= further <= high
+        for *known, further in draws
+        for low, high in [compare.prediction_interval(known)]
+    ]
+    # Standard error 0.0034.
+    assert statistics.fmean(inside) == pytest.approx(0.95, abs=0.012)
+
+
+@pytest.mark.parametrize(
+    ("values", "level"), [([1.0], 0.95), ([], 0.95), ([1.0, 2.0], 1.0), ([1.0, 2.0], 0.0)]
+)
+def test_a_prediction_interval_needs_a_spread_and_a_level(values, level):
+    with pytest.raises(ValueError, match=r"at least two|between 0 and 1"):
+        compare.prediction_interval(values, level)

@@ -770,3 +770,50 @@ def test_records_need_no_data_and_no_training_to_be_read(tmp_path):
         [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert int(done.stdout) == len(runs.names())
+
+
+def test_a_run_is_compared_with_the_books():
+    found = runs.load_seeds("epochs-5")
+    same = runs.compare("epochs-5", found[0])
+    assert same.inside
+    assert (same.seeds, same.differs) == (5, ())
+    assert str(same).startswith("inside: ")
+    # A name of a run means its experiment.
+    assert runs.compare("epochs-5-seed3", found[0]) == same
+    assert str(runs.compare("epochs-5", 0.5)).startswith("outside: 0.5000")
+    assert "another seed" in str(runs.compare("epochs-5", 0.5))
+
+
+def test_where_a_run_lies_outside_it_says_where_to_look():
+    mine = json.loads(json.dumps(runs.load("epochs-5-seed0")))
+    mine["test_accuracy"] = 0.91
+    mine["recipe"] |= {"lr": 0.02, "channels_last": False}
+    mine["num_images"] = 6_000
+    found = runs.compare("epochs-5", mine)
+    assert not found.inside
+    book = runs.load("epochs-5-seed0")
+    assert found.differs == (
+        f"- the recipe's lr is 0.02, in the book {book['recipe']['lr']}",
+        "- the recipe's channels_last is False, in the book True",
+        "- the number of training images is 6000, in the book 60000",
+    )
+    assert "Look at:\n- the recipe's lr" in str(found)
+
+
+def test_an_old_record_is_no_other_recipe():
+    """ResNet-20 of chapter 7 was trained by chapter 2's recipe, when recipes said more."""
+    differs = runs.compare("degradation-residual-20", runs.load("resnet-20-seed0")).differs
+    assert [line for line in differs if "recipe" in line or "model" in line] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "mine", "error", "words"),
+    [
+        ("epochs-6", 0.9, KeyError, "epochs-5"),
+        ("resnet-56", 0.9, ValueError, "one seed"),
+        ("epochs-5", 93.7, ValueError, "between 0 and 1"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(name, mine, error, words):
+    with pytest.raises(error, match=words):
+        runs.compare(name, mine)
