@@ -34,6 +34,7 @@ from sphinx.util.docutils import SphinxDirective, SphinxRole
 import site_files
 import site_math
 import site_search
+from site_tables import table
 from resnetbook import models, runs, studies
 from resnetbook.experiments import Experiment
 from resnetbook.recipe import Recipe
@@ -144,7 +145,7 @@ class Exercises(SphinxDirective):
                 rows.append(([link], exercise["minutes"], exercise["level"], task))
         if not rows:
             return [nodes.paragraph("", "There are no exercises yet.")]
-        return [_table(("Exercise", "Minutes", "Level", "Task"), rows)]
+        return [table(("Exercise", "Minutes", "Level", "Task"), rows)]
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -261,32 +262,6 @@ def seeds_in_words(records: list[dict], planned: int) -> str:
     return f"{len(records)} of {planned} planned seeds; the others are not recorded yet"
 
 
-Cell = str | list[nodes.Node]
-
-
-def _table(header: Iterable[str], rows: Iterable[Iterable[Cell]], css_class: str = "runs") -> nodes.table:
-    """A table of texts or of inline nodes, whose first column holds the rows' headings."""
-    header = list(header)
-    group = nodes.tgroup("", cols=len(header))
-    for number in range(len(header)):
-        column = nodes.colspec("", colwidth=1)
-        if number == 0:
-            column["stub"] = 1
-        group += column
-
-    def row(cells: Iterable[Cell]) -> nodes.row:
-        entries = []
-        for cell in cells:
-            inlines = [nodes.Text(cell)] if isinstance(cell, str) else cell
-            entries.append(nodes.entry("", nodes.paragraph("", "", *inlines)))
-        return nodes.row("", *entries)
-
-    if any(header):
-        group += nodes.thead("", row(header))
-    group += nodes.tbody("", *map(row, rows))
-    return nodes.table("", group, classes=[css_class])
-
-
 def _folded(summary: str, content: list[nodes.Node]) -> list[nodes.Node]:
     """Content that is folded away under a line of text, without a script."""
     before = f"<details><summary>{escape(summary)}</summary>\n"
@@ -354,8 +329,8 @@ class Runs(SphinxDirective):
                 part += nodes.paragraph("", studies.STUDIES[study].about)
             texts: dict[str, Callable[[dict], str]] = {"Hardware": _hardware, "Versions": _versions}
             details = [
-                _table(("", ""), [(label, _same_or_by_seed(found, text)) for label, text in texts.items()]),
-                _table(_STUDY_HEADER, map(study_row, found), "runs-seeds"),
+                table(("", ""), [(label, _same_or_by_seed(found, text)) for label, text in texts.items()]),
+                table(_STUDY_HEADER, map(study_row, found), "runs-seeds"),
                 *_commands("To measure it again:", found),
             ]
             part += _folded(f"Seeds and command of {study}", details)
@@ -372,7 +347,7 @@ class Runs(SphinxDirective):
             link = nodes.reference("", name, refid=_section_id(name))
             rows.append(([link], seeds, accuracy_text(records), f"{minutes:.1f}"))
         header = ("Experiment", "Seeds", "Test accuracy, mean ± standard deviation", "Minutes per seed")
-        return _table(header, rows)
+        return table(header, rows)
 
     def _missing(self, names: list[str]) -> nodes.Node:
         paragraph = nodes.paragraph("", "Planned and not recorded yet: ")
@@ -396,8 +371,8 @@ class Runs(SphinxDirective):
             result += nodes.Text(" One seed says nothing about the spread.")
         section += result
         details = [
-            _table(("", ""), facts(records)),
-            _table(_SEED_HEADER, map(seed_row, records), "runs-seeds"),
+            table(("", ""), facts(records)),
+            table(_SEED_HEADER, map(seed_row, records), "runs-seeds"),
         ]
         if not all(record["clean_tree"] for record in records):
             text = "“Code unchanged: no” means that the package had uncommitted changes when the run began."
