@@ -34,10 +34,10 @@ from sphinx.util.docutils import SphinxDirective, SphinxRole
 import site_files
 import site_math
 import site_search
-from site_tables import table
 from resnetbook import models, runs, studies
 from resnetbook.experiments import Experiment
 from resnetbook.recipe import Recipe
+from site_tables import table
 
 logger = logging.getLogger(__name__)
 
