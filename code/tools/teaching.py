@@ -10,11 +10,26 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from nbclient.exceptions import CellExecutionError
+
 import notebooks
+from kit import handouts, slides
 from resnetbook._command import run_command
 
 # In each folder that this command makes. It empties no other.
 MARK = ".made-by-teaching"
+
+
+def _student(out: Path, arguments: argparse.Namespace) -> None:
+    handouts.write(out, handouts.STUDENT, arguments.chapters)
+
+
+def _solution(out: Path, arguments: argparse.Namespace) -> None:
+    try:
+        handouts.write(out, handouts.SOLUTION, arguments.chapters)
+    except CellExecutionError as error:
+        # It quotes the cell and its traceback; nbclient's own traceback says nothing more.
+        raise ValueError(str(error)) from error
 
 
 def _assignment(out: Path, arguments: argparse.Namespace) -> None:
@@ -25,9 +40,16 @@ def _assignment(out: Path, arguments: argparse.Namespace) -> None:
     assignment.make(out)
 
 
+def _slides(out: Path, arguments: argparse.Namespace) -> None:
+    slides.make(out, pdf=not arguments.no_pdf)
+
+
 # In the order in which they are made.
 PARTS: dict[str, Callable[[Path, argparse.Namespace], None]] = {
+    "student": _student,
+    "solution": _solution,
     "assignment": _assignment,
+    "slides": _slides,
 }
 
 
@@ -67,6 +89,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--chapters", nargs="+", help="such as 02 04: notebooks of these chapters only (default: all)"
     )
+    parser.add_argument("--no-pdf", action="store_true", help="slides without PDF, which needs Chromium")
     parser.set_defaults(run=_run)
     return run_command("teaching", parser, argv)
 
