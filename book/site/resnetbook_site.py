@@ -32,7 +32,9 @@ from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 import site_files
+import site_languages
 import site_math
+import site_numbers
 import site_search
 from resnetbook import models, runs, studies
 from resnetbook.experiments import Experiment
@@ -606,7 +608,9 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("exercises", Exercises)
     app.add_directive("runs", Runs)
     app.add_role("accuracy", Accuracy())
+    site_languages.setup(app)
     site_math.setup(app)
+    site_numbers.setup(app)
     app.connect("config-inited", prepare)
     app.connect("builder-inited", leave_out_the_index)
     app.connect("html-collect-pages", search_page)

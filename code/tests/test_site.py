@@ -251,7 +251,7 @@ def test_nothing_is_loaded_from_another_host(built: Site) -> None:
                 for found in tree.find_all(tag, attrs={attribute: re.compile(r"^(https?:)?//")})
             ]
         for link in tree.find_all("link", href=re.compile(r"^(https?:)?//")):
-            if set(link.get("rel", [])) - {"canonical", "license", "author"}:
+            if set(link.get("rel", [])) - {"alternate", "canonical", "license", "author"}:
                 foreign.append(f"{name}: <link> {link['href']}")
     for path in built.folder.rglob("*.css"):
         # A namespace in an inlined SVG is a name; only url(http…) and @import load something.
@@ -877,6 +877,42 @@ class Visit:
     faint: list[str] = field(default_factory=list)
 
 
+def test_pages_in_other_languages_are_marked_and_name_each_other(built):
+    pages = {"en": "book/intro", "es": "book/es", "zh": "book/zh", "ja": "book/ja"}
+    for language, page in pages.items():
+        html = built.pages[f"{page}.html"]
+        found = dict(
+            re.findall(r'<link rel="alternate" hreflang="([^"]+)" href="[^"]+/(book/[^"]+)\.html"', html)
+        )
+        assert found == {**pages, "x-default": "book/intro"}
+        if language != "en":
+            assert re.search(rf'<section lang="{language}"[^>]*>\s*<h1>', html)
+            assert html.count("<figure") == 3
+
+
+def test_the_glossary_and_the_other_languages_link_each_other(built):
+    pages = {name.removesuffix(".html"): html for name, html in built.pages.items()}
+    for language in ("es", "zh", "ja"):
+        there = set(re.findall(rf'href="{language}\.html#(word-[^"]+)"', pages["book/glossary"]))
+        here = set(re.findall(r'id="(word-[^"]+)"', pages[f"book/{language}"]))
+        assert there == here
+        assert len(here) >= 15
+        assert pages[f"book/{language}"].count('href="glossary.html#term-') >= len(here)
+
+
+def test_a_word_without_an_entry_fails_the_build(tmp_path):
+    _, warnings = render(tmp_path, "# Page\n\n{word}`palabra <no such term>` and {word}`nothing`\n")
+    assert "no such term" in warnings
+    assert "a word needs its <term>" in warnings
+
+
+def test_a_figure_that_no_chapter_has_fails_the_build(tmp_path):
+    _, warnings = render(
+        tmp_path, "# Page\n\n```{chapter-figure} 02_degradation fig-none\n:alt: x\n\nText\n```\n"
+    )
+    assert "no such figure" in warnings
+
+
 @pytest.fixture(scope="session")
 def browser() -> Iterator:
     try:
@@ -1274,7 +1310,7 @@ QUERIES = {
     "瓶颈": "book/glossary.html#term-bottleneck",
     "残差块": "book/glossary.html#term-residual-block",
     "ボトルネック": "book/glossary.html#term-bottleneck",
-    "atajo": "book/glossary.html#term-shortcut",
+    "atajo": "book/es.html",
     "salto": "book/glossary.html#term-shortcut",
     "preactivacion": "book/glossary.html#term-pre-activation",
 }
