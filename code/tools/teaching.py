@@ -13,7 +13,7 @@ from pathlib import Path
 from nbclient.exceptions import CellExecutionError
 
 import notebooks
-from kit import handouts, slides
+from kit import handouts, slides, stick
 from resnetbook._command import run_command
 
 # In each folder that this command makes. It empties no other.
@@ -44,12 +44,17 @@ def _slides(out: Path, arguments: argparse.Namespace) -> None:
     slides.make(out, pdf=not arguments.no_pdf)
 
 
+def _stick(out: Path, arguments: argparse.Namespace) -> None:
+    stick.make(out, arguments.chapters, arguments.index)
+
+
 # In the order in which they are made.
 PARTS: dict[str, Callable[[Path, argparse.Namespace], None]] = {
     "student": _student,
     "solution": _solution,
     "assignment": _assignment,
     "slides": _slides,
+    "stick": _stick,
 }
 
 
@@ -90,6 +95,9 @@ def main(argv: list[str] | None = None) -> int:
         "--chapters", nargs="+", help="such as 02 04: notebooks of these chapters only (default: all)"
     )
     parser.add_argument("--no-pdf", action="store_true", help="slides without PDF, which needs Chromium")
+    parser.add_argument(
+        "--index", help="one more index for pip, for the stick: PyTorch's builds for the CPU, for instance"
+    )
     parser.set_defaults(run=_run)
     return run_command("teaching", parser, argv)
 
