@@ -8,8 +8,8 @@ What it adds:
 - *Exercises.* The directive ``{exercises}`` lists the exercises of all chapters.
 - *Runs.* The directive ``{runs}`` writes the runs appendix from the records, and the role
   ``{accuracy}`` writes a measured accuracy, so that no page has one typed by hand.
-- *Addresses.* ``@REPOSITORY@``, ``@TREE@`` and ``@COLAB@`` in the pages stand for the addresses that
-  follow from ``repository`` in ``_config.yml``.
+- *Addresses.* ``@REPOSITORY@``, ``@TREE@``, ``@COLAB@`` and ``@SITE@`` in the pages stand for the addresses
+  that follow from ``repository`` in ``_config.yml``.
 - *Clean pages.* Formulas are MathML (``site_math.py``) and the search has the book's whole text
   (``site_search.py``). A script of 1.5 MB and the fonts of two thousand icons, which the theme loads for
   nothing, are removed; what it leaves unlabelled for screen readers is labelled.
@@ -415,6 +415,7 @@ def _addresses(app: Sphinx) -> dict[str, str]:
         "@REPOSITORY@": repository,
         "@TREE@": f"{repository}/tree/{branch}",
         "@COLAB@": f"https://colab.research.google.com/github/{path}/blob/{branch}/book",
+        "@SITE@": site_files.site_address(repository),
     }
 
 

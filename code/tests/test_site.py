@@ -730,7 +730,8 @@ def test_the_page_follows_the_records(tmp_path: Path, extension: ModuleType) -> 
 def test_addresses_are_filled_in(tmp_path: Path, extension: ModuleType) -> None:
     body, _ = render(
         tmp_path,
-        "# Page\n\n[file](@TREE@/code)\n\n```bash\ngit clone @REPOSITORY@\n```\n\n[run](@COLAB@/04.ipynb)\n",
+        "# Page\n\n[file](@TREE@/code)\n\n```bash\ngit clone @REPOSITORY@\n```\n\n[run](@COLAB@/04.ipynb)\n\n"
+        "[read](@SITE@index.html)\n",
         html_theme_options={"repository_url": "https://github.com/some/book", "repository_branch": "dev"},
         html_theme="resnetbook_test",
         html_theme_path=[str(bare_theme(tmp_path))],
@@ -739,6 +740,7 @@ def test_addresses_are_filled_in(tmp_path: Path, extension: ModuleType) -> None:
     assert [link["href"] for link in body.find_all("a", class_="external")] == [
         "https://github.com/some/book/tree/dev/code",
         "https://colab.research.google.com/github/some/book/blob/dev/book/04.ipynb",
+        "https://some.github.io/book/index.html",
     ]
 
 
