@@ -156,7 +156,7 @@ STUDIES["corruptions"] = Study(
 )
 STUDIES["numerics"] = Study(
     measure=numerics.numerics_study,
-    seeds=3,
+    seeds=5,
     about="Why your numbers differ: one epoch of ResNet-8, by one thread and by two, with other "
     "instructions, another memory layout, another PyTorch (of the Python that `RESNETBOOK_OTHER_PYTHON` "
     "names) and another seed.",
