@@ -24,6 +24,9 @@ def folder(tmp_path_factory):
     return out / "slides"
 
 
+PAPERS = ("2_degradation.pdf", "2_degradation-notes.pdf")
+
+
 @pytest.fixture(scope="module")
 def browser():
     try:
@@ -118,6 +121,27 @@ def test_no_slide_overflows_and_no_other_host_is_asked(folder, browser, name):
     assert not problems, "\n".join(problems)
     assert not errors
     assert [url for url in asked if not url.startswith((folder.as_uri(), "data:", "blob:"))] == []
+
+
+def test_a_step_of_a_slide_is_a_page_on_paper(folder, browser):
+    deck = slides.deck(slides.DECKS / "2_degradation.md")
+    slides.print_decks(folder, browser, [deck])
+    steps = sum(1 + any(one.later for one in slide.shown) for slide in deck.slides)
+    pages = [len(re.findall(rb"/Type\s*/Page\b", (folder / name).read_bytes())) for name in PAPERS]
+    assert pages == [1 + steps, 1 + steps + len(deck.slides)]
+
+
+def test_the_speaker_sees_the_notes(folder, browser):
+    tab = browser.new_page()
+    tab.goto(f"{(folder / '2_degradation').as_uri()}.html")
+    tab.wait_for_function("Reveal.isReady()")
+    with tab.expect_popup() as opened:
+        tab.keyboard.press("s")
+    opened.value.wait_for_function("document.title.includes('Speaker')")
+    tab.evaluate("Reveal.slide(2)")
+    opened.value.wait_for_selector("text=Count hands for each depth")
+    opened.value.close()
+    tab.close()
 
 
 def test_pictures_have_alt_text_and_are_the_notebooks_own(folder):

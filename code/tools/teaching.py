@@ -1,4 +1,4 @@
-"""Make the teacher's kit from the book's chapters: hand-outs, solutions, an assignment, slides, a stick.
+"""Make the teacher's kit from the book's chapters: hand-outs, solutions, slides, a stick.
 
 ``python code/tools/teaching.py --out kit`` makes all of it; ``--part slides`` only that.
 """
@@ -33,8 +33,6 @@ def _solution(out: Path, arguments: argparse.Namespace) -> None:
 
 
 def _assignment(out: Path, arguments: argparse.Namespace) -> None:
-    if importlib.util.find_spec("kit.assignment") is None:
-        raise ValueError("there is no assignment in this checkout; make the other parts with --part")
     from kit import assignment
 
     assignment.make(out)
@@ -56,6 +54,8 @@ PARTS: dict[str, Callable[[Path, argparse.Namespace], None]] = {
     "slides": _slides,
     "stick": _stick,
 }
+if importlib.util.find_spec("kit.assignment") is None:
+    del PARTS["assignment"]
 
 
 def emptied(folder: Path) -> Path:

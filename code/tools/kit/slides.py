@@ -36,6 +36,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from shutil import copyfile, which
+from typing import TYPE_CHECKING
 
 import latex2mathml.converter
 import nbformat
@@ -49,6 +50,9 @@ from pygments.lexers import PythonLexer
 import notebooks
 from kit.handouts import site_address
 from resnetbook import data
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 DECKS = Path(__file__).with_name("slides")
 WIDTH, HEIGHT = 1280, 720  # pixels of a slide
@@ -436,7 +440,7 @@ def reveal_wheel() -> Path:
 
 
 @contextmanager
-def chromium() -> Iterator:
+def chromium() -> Iterator["Browser"]:
     """A browser of Playwright's.
 
     Raises:
@@ -456,23 +460,22 @@ def chromium() -> Iterator:
         browser.close()
 
 
-def _print(out: Path, all_decks: list[Deck]) -> None:
-    """Each deck as PDF, once with a page of notes behind each slide."""
-    with chromium() as browser:
-        for one in all_decks:
-            for suffix, query in (("", "print-pdf"), ("-notes", "print-pdf&showNotes=separate-page")):
-                tab = browser.new_page()
-                tab.goto(f"{(out / one.name).absolute().as_uri()}.html?{query}")
-                tab.wait_for_selector(".pdf-page")
-                tab.wait_for_function("Reveal.isReady() && [...document.images].every(i => i.complete)")
-                tab.pdf(
-                    path=out / f"{one.name}{suffix}.pdf",
-                    prefer_css_page_size=True,
-                    print_background=True,
-                    tagged=True,
-                    outline=True,
-                )
-                tab.close()
+def print_decks(out: Path, browser: "Browser", all_decks: list[Deck]) -> None:
+    """Write each deck as PDF, a page for each step; and once more with a page of notes behind each slide."""
+    for one in all_decks:
+        for suffix, query in (("", "print-pdf"), ("-notes", "print-pdf&showNotes=separate-page")):
+            tab = browser.new_page()
+            tab.goto(f"{(out / one.name).absolute().as_uri()}.html?{query}")
+            tab.wait_for_selector(".pdf-page")
+            tab.wait_for_function("Reveal.isReady() && [...document.images].every(i => i.complete)")
+            tab.pdf(
+                path=out / f"{one.name}{suffix}.pdf",
+                prefer_css_page_size=True,
+                print_background=True,
+                tagged=True,
+                outline=True,
+            )
+            tab.close()
 
 
 def make(out: Path, pdf: bool = True) -> None:
@@ -502,4 +505,5 @@ def make(out: Path, pdf: bool = True) -> None:
         (out / f"{one.name}.html").write_text(page(one), encoding="utf-8")
     (out / "index.html").write_text(_index(all_decks, pdf), encoding="utf-8")
     if pdf:
-        _print(out, all_decks)
+        with chromium() as browser:
+            print_decks(out, browser, all_decks)
