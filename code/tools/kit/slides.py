@@ -366,7 +366,8 @@ _INDEX = """\
 <main>
 <h1>Slides</h1>
 <p>Open a deck, press <kbd>S</kbd> for the speaker’s notes and <kbd>F</kbd> for the full screen. It all works
-without a network. Text and figures are under CC BY 4.0: name <a href="{site}/">the book</a>.</p>
+without a network. Minutes, and what to expect, are estimates.
+Text and figures are under CC BY 4.0: name <a href="{site}/">the book</a>.</p>
 <ul>
 {items}
 </ul>
@@ -446,16 +447,19 @@ def chromium() -> Iterator["Browser"]:
     Raises:
         ValueError: if there is no Chromium or Chrome.
     """
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import Error, sync_playwright
 
     program = next(filter(None, map(which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if program is None:
-        raise ValueError("PDF needs Chromium or Chrome; install one, or add --no-pdf")
+    # On Windows and macOS Chrome is not among the commands; Playwright knows where it lies.
+    where = {"executable_path": program} if program else {"channel": "chrome"}
     with sync_playwright() as playwright:
         # Chromium refuses its sandbox to root, and containers have little shared memory.
         root = hasattr(os, "geteuid") and os.geteuid() == 0
         arguments = ["--disable-dev-shm-usage"] + (["--no-sandbox"] if root else [])
-        browser = playwright.chromium.launch(executable_path=program, args=arguments)
+        try:
+            browser = playwright.chromium.launch(**where, args=arguments)
+        except Error as error:
+            raise ValueError("PDF needs Chromium or Chrome; install one, or add --no-pdf") from error
         yield browser
         browser.close()
 
