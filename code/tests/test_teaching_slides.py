@@ -87,6 +87,8 @@ _LOOK = """() => {
       || box.left < frame.left || box.top < frame.top || part.scrollWidth > part.clientWidth + 1
          && part.tagName == 'PRE';
     if (out) found.push(`${part.tagName} ends at ${Math.round(box.right)}, ${Math.round(box.bottom)}`);
+    if (['TABLE', 'PRE'].includes(part.tagName) && parseFloat(getComputedStyle(part).fontSize) < 17)
+      found.push(`${part.tagName} in type of ${getComputedStyle(part).fontSize}`);
     if (part.tagName == 'IMG') {
       const drawn = Math.min(part.clientWidth / part.naturalWidth, part.clientHeight / part.naturalHeight);
       if (!(drawn * part.naturalHeight >= 240)) found.push(`a picture ${drawn * part.naturalHeight} high`);
