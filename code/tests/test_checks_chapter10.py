@@ -1,7 +1,6 @@
 """Chapter 10's exercises: other right solutions, and mistakes that no edit of the answer gives."""
 
 import math
-import random
 from decimal import Decimal
 from fractions import Fraction
 
@@ -10,15 +9,16 @@ import pytest
 import torch
 from conftest import fails, passes
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint_sequential
 
 from resnetbook import checks
 
-ALL = ["loss_scaler", "scaled_lr", "accumulate", "shares", "average_gradients", "ring_seconds"]
+ALL = ["loss_scaler", "scaled_lr", "accumulate", "backward_in_segments"]
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
-@pytest.mark.parametrize("name", [name for name in ALL if name != "accumulate"])
+@pytest.mark.parametrize("name", [name for name in ALL if name not in ("accumulate", "backward_in_segments")])
 def test_a_forgotten_return_is_named(name):
     fails(getattr(checks, name), lambda *arguments: None, "return")
 
@@ -156,7 +156,6 @@ def divided_early(step, batch_size, steps):
 )
 def test_a_rate_of_any_kind_is_a_number(kind, capsys):
     passes(checks.scaled_lr, lambda *a: kind(schedule(*a)), capsys)
-    passes(checks.ring_seconds, lambda *a: kind(ring(*a)), capsys)
 
 
 @pytest.mark.parametrize(
@@ -344,217 +343,65 @@ def test_a_loss_with_its_graph_is_refused():
     fails(checks.accumulate, function, r"\.item\(\)")
 
 
-# ---- shares
+# ---- activation checkpointing
 
 
-def strided(order, batch_size, rank, num_ranks):
-    return [batch[rank::num_ranks] for batch in order.split(batch_size)]
+def from_the_end(model, images, labels, first_pass=torch.no_grad, own_copy=torch.Tensor.detach):
+    """Recomputes segment by segment, by another way than the answer's; the options make mistakes."""
+    for parameter in model.parameters():
+        parameter.grad = None
+    with first_pass():
+        inputs = {0: images}
+        for i, segment in enumerate(model):
+            inputs[i + 1] = segment(inputs[i])
+    logits = inputs[len(model)].detach().requires_grad_()
+    loss = F.cross_entropy(logits, labels)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    for i in reversed(range(len(model))):
+        x = own_copy(inputs[i]).requires_grad_()
+        wanted = [x, *model[i].parameters()]
+        gradient, *found = torch.autograd.grad(model[i](x), wanted, gradient)
+        for parameter, value in zip(model[i].parameters(), found, strict=True):
+            parameter.grad = value
+    return loss.item()
 
 
-def contiguous(order, batch_size, rank, num_ranks):
-    return [batch.tensor_split(num_ranks)[rank] for batch in order.split(batch_size)]
+def all_at_once(model, images, labels):
+    model.zero_grad()
+    loss = F.cross_entropy(model(images), labels)
+    loss.backward()
+    return loss.item()
 
 
-def as_lists(order, batch_size, rank, num_ranks):
-    numbers = order.tolist()
-    return tuple(numbers[i : i + batch_size][rank::num_ranks] for i in range(0, len(numbers), batch_size))
+def by_pytorch(model, images, labels):
+    model.zero_grad()
+    x = images.clone().requires_grad_()
+    logits = checkpoint_sequential(model, len(model), x, use_reentrant=True)
+    loss = F.cross_entropy(logits, labels)
+    loss.backward()
+    return loss.item()
 
 
-def rotating(order, batch_size, rank, num_ranks):
-    batches = enumerate(order.split(batch_size))
-    return [batch[(rank + b) % num_ranks :: num_ranks].numpy() for b, batch in batches]
+def spoiling_images(model, images, labels):
+    loss = from_the_end(model, images, labels)
+    images.zero_()
+    return loss
 
 
-@pytest.mark.parametrize("function", [strided, contiguous, as_lists, rotating])
-def test_right_shares(function, capsys):
-    passes(checks.shares, function, capsys)
-
-
-def of_numbers_from_numpy(order, batch_size, rank, num_ranks):
-    return [[np.int64(i) for i in share] for share in strided(order, batch_size, rank, num_ranks)]
-
-
-def of_scalars(order, batch_size, rank, num_ranks):
-    return [list(share) for share in strided(order, batch_size, rank, num_ranks)]
-
-
-def of_int32(order, batch_size, rank, num_ranks):
-    return [share.int() for share in strided(order, batch_size, rank, num_ranks)]
-
-
-@pytest.mark.parametrize("function", [of_numbers_from_numpy, of_scalars, of_int32])
-def test_shares_of_any_kind_that_picks_images_are_right(function, capsys):
-    passes(checks.shares, function, capsys)
-
-
-def shuffled_by_itself(order, batch_size, rank, num_ranks):
-    return strided(order[torch.randperm(len(order))], batch_size, rank, num_ranks)
-
-
-def shuffled_by_python(order, batch_size, rank, num_ranks):
-    numbers = order.tolist()
-    random.shuffle(numbers)
-    return strided(torch.tensor(numbers), batch_size, rank, num_ranks)
-
-
-def shuffled_in_each_batch(order, batch_size, rank, num_ranks):
-    batches = order.split(batch_size)
-    return [batch[torch.randperm(len(batch))][rank::num_ranks] for batch in batches]
-
-
-def shuffled_by_a_seed_of_the_rank(order, batch_size, rank, num_ranks):
-    generator = torch.Generator().manual_seed(rank)
-    return strided(order[torch.randperm(len(order), generator=generator)], batch_size, rank, num_ranks)
-
-
-def shuffled_by_one_seed(order, batch_size, rank, num_ranks):
-    generator = torch.Generator().manual_seed(0)
-    return strided(order[torch.randperm(len(order), generator=generator)], batch_size, rank, num_ranks)
-
-
-def overlapping(order, batch_size, rank, num_ranks):
-    return [batch[rank : rank + len(batch) // num_ranks] for batch in order.split(batch_size)]
-
-
-def sorting_in_place(order, batch_size, rank, num_ranks):
-    found = [share.clone() for share in strided(order, batch_size, rank, num_ranks)]
-    order.sort()
-    order[:] = order.sort().values
-    return found
-
-
-def places_in_batch(order, batch_size, rank, num_ranks):
-    return [torch.arange(len(batch))[rank::num_ranks] for batch in order.split(batch_size)]
-
-
-def last_takes_the_rest(order, batch_size, rank, num_ranks):
-    found = []
-    for batch in order.split(batch_size):
-        size = len(batch) // num_ranks
-        found.append(
-            batch[rank * size :] if rank == num_ranks - 1 else batch[rank * size : (rank + 1) * size]
-        )
-    return found
+def test_another_way_through_the_segments_is_right(capsys):
+    passes(checks.backward_in_segments, from_the_end, capsys)
 
 
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (last_takes_the_rest, "differ by one at most"),
-        (places_in_batch, "take the numbers out of `order`"),
-        (lambda order, b, r, n: [s.float() for s in strided(order, b, r, n)], "type float32.*as `order` has"),
-        (lambda order, b, r, n: [s.to(torch.uint8) for s in strided(order, b, r, n)], "type uint8.*overflow"),
-        (lambda order, b, r, n: [s.to(torch.int8) for s in strided(order, b, r, n)], "type int8.*overflow"),
-        (
-            lambda order, b, r, n: [s.to(torch.int8).long() for s in strided(order, b, r, n)],
-            "300 images.*there is no image -",
-        ),
-        (lambda order, b, r, n: [(s + 0.5).tolist() for s in strided(order, b, r, n)], "no whole numbers"),
-        (shuffled_by_itself, "draws random numbers.*each rank shuffles for itself"),
-        (shuffled_by_python, "draws random numbers.*each rank shuffles for itself"),
-        (shuffled_in_each_batch, "draws random numbers.*each rank shuffles for itself"),
-        (shuffled_by_a_seed_of_the_rank, "others never.*by a seed of its own"),
-        (shuffled_by_one_seed, "Cut the batches first, from `order` as it stands"),
-        (overlapping, "others never.*slices of the ranks overlap"),
-        (sorting_in_place, "changes its own argument order"),
-        (lambda order, b, r, n: strided(order, b, 0, n), "more than once|same images"),
-        (lambda order, b, r, n: [len(s) for s in strided(order, b, r, n)], "one tensor of indices"),
-        (lambda order, b, r, n: 3, "a list with one share"),
+        (all_at_once, "maps of more than one segment are in memory at the same time"),
+        (lambda *a: from_the_end(*a, first_pass=torch.enable_grad), "under torch.no_grad"),
+        (by_pytorch, "do without torch.utils.checkpoint"),
+        (lambda *a: 0.0, "no segment was ever called"),
+        (lambda *a: from_the_end(*a) * 2, "the gradients are right, but"),
+        (spoiling_images, "changes its own argument images"),
     ],
 )
-def test_wrong_shares(function, message, capsys):
-    fails(checks.shares, function, message, capsys)
-
-
-# ---- averages
-
-
-def average(gradients, counts):
-    weights = [count / sum(counts) for count in counts]
-    return [
-        sum(w * g for w, g in zip(weights, column, strict=True)) for column in zip(*gradients, strict=True)
-    ]
-
-
-def average_in_place(gradients, counts):
-    for mine, count in zip(gradients, counts, strict=True):
-        for gradient in mine:
-            gradient *= count / sum(counts)
-    return [sum(column) for column in zip(*gradients, strict=True)]
-
-
-def average_stacked(gradients, counts):
-    weights = torch.tensor(counts, dtype=torch.float64)
-    columns = [torch.stack(column) for column in zip(*gradients, strict=True)]
-    return tuple(torch.tensordot(weights / weights.sum(), column, dims=1) for column in columns)
-
-
-def average_popping(gradients, counts):
-    answer = average(gradients, counts)
-    counts.pop()
-    return answer
-
-
-def average_of_one_as_it_is(gradients, counts):
-    return gradients[0] if len(counts) == 1 else average(gradients, counts)
-
-
-def average_in_bytes(gradients, counts):
-    weights = torch.tensor([count % 256 for count in counts], dtype=torch.uint8)
-    return average(gradients, weights.tolist())
-
-
-@pytest.mark.parametrize("function", [average, average_stacked])
-def test_right_averages(function, capsys):
-    passes(checks.average_gradients, function, capsys)
-
-
-@pytest.mark.parametrize(
-    ("function", "message"),
-    [
-        (lambda g, c: [2 * x for x in average(g, c)], "not the gradient of the mean loss"),
-        (lambda g, c: average(g, c)[:1], "gives 1 value, and 4 are asked for.*one tensor for each parameter"),
-        (lambda g, c: average(g, c)[0], "return a list of tensors"),
-        (lambda g, c: [x.numpy() for x in average(g, c)], "ndarray: return a tensor"),
-        (lambda g, c: [x.flatten() for x in average(g, c)], "number 1 has the shape"),
-        (lambda g, c: [x * (1 if all(c) else math.nan) for x in average(g, c)], "no image at all"),
-        (average_in_place, "changes its own argument gradients"),
-        (average_popping, "changes its own argument counts"),
-        (average_of_one_as_it_is, "a rank's own tensor"),
-        (average_in_bytes, r"\[300, 20\]\).*this is not the gradient"),
-    ],
-)
-def test_wrong_averages(function, message, capsys):
-    fails(checks.average_gradients, function, message, capsys)
-
-
-# ---- the ring
-
-
-def ring(num_bytes, p, speed, latency):
-    return 2 * (p - 1) * (latency + num_bytes / p / speed)
-
-
-def ring_in_a_loop(num_bytes, num_ranks, bytes_per_second, latency):
-    seconds = 0.0
-    for _ in range(2):
-        for _ in range(num_ranks - 1):
-            seconds += latency + num_bytes / (num_ranks * bytes_per_second)
-    return seconds
-
-
-@pytest.mark.parametrize("function", [ring, ring_in_a_loop])
-def test_right_ring(function, capsys):
-    passes(checks.ring_seconds, function, capsys)
-
-
-@pytest.mark.parametrize(
-    ("function", "message"),
-    [
-        (lambda n, p, s, t: ring(n, p, s, t) + 1, "three ranks"),
-        (lambda n, p, s, t: str(ring(n, p, s, t)), "return one number"),
-        (lambda n, p, s, t: True, "return one number"),
-    ],
-)
-def test_wrong_ring(function, message, capsys):
-    fails(checks.ring_seconds, function, message, capsys)
+def test_wrong_checkpointing(function, message, capsys):
+    fails(checks.backward_in_segments, function, message, capsys)

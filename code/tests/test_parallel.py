@@ -187,7 +187,7 @@ def commands_of(text: str) -> list[str]:
 
 
 def test_torchrun_on_one_machine_never_goes_by_its_name():
-    (chapter,) = notebooks.paths(["10"])
+    (chapter,) = notebooks.paths(["11"])
     page = "\n".join(cell.source for cell in nbformat.read(chapter, as_version=4).cells)
     found = commands_of(page) + commands_of(parallel.__doc__)
     alone = [command for command in found if "--standalone" in command]
@@ -199,15 +199,15 @@ def test_torchrun_on_one_machine_never_goes_by_its_name():
 
 @pytest.mark.slow
 def test_the_pages_command_starts_where_the_machines_name_does_not_resolve(tmp_path):
-    (chapter,) = notebooks.paths(["10"])
+    (chapter,) = notebooks.paths(["11"])
     page = "\n".join(cell.source for cell in nbformat.read(chapter, as_version=4).cells)
-    program, *options, script, job = commands_of(page)[0].split()
-    assert (program, script, job) == ("torchrun", "together.py", "compare")
+    program, *options, script = commands_of(page)[0].split()
+    assert (program, script) == ("torchrun", "ddp.py")
     # Python reads this file when it starts: a name that no resolver knows, whatever this machine has.
     (tmp_path / "sitecustomize.py").write_text(
         "import socket\nsocket.gethostname = socket.getfqdn = lambda *name: 'nowhere.invalid'\n"
     )
-    (tmp_path / "together.py").write_text(
+    (tmp_path / script).write_text(
         "import os, torch, torch.distributed as d\n"
         "d.init_process_group('gloo')\n"
         "total = torch.ones(1)\n"

@@ -48,12 +48,12 @@ from resnetbook.checks.chapter07 import (
 )
 from resnetbook.checks.chapter08 import depth_groups, freeze, grey_kernel, keeps_norms, trained_counts
 from resnetbook.checks.chapter09 import early_stopping, keras_counts, keras_sgd, same_padding, to_keras
-from resnetbook.checks.chapter10 import (
-    accumulate,
+from resnetbook.checks.chapter10 import accumulate, backward_in_segments, loss_scaler, scaled_lr
+from resnetbook.checks.chapter11 import (
     average_gradients,
-    loss_scaler,
+    best_interval,
+    merged_statistics,
     ring_seconds,
-    scaled_lr,
     shares,
 )
 from resnetbook.checks.chapter12 import (
@@ -71,8 +71,10 @@ __all__ = [
     "accuracy",
     "audit",
     "average_gradients",
+    "backward_in_segments",
     "basic_parameters",
     "batch_norm",
+    "best_interval",
     "block_parameters",
     "bottleneck",
     "bottleneck_macs",
@@ -101,6 +103,7 @@ __all__ = [
     "lenet_counts",
     "loss_scaler",
     "map_sizes",
+    "merged_statistics",
     "mixes_images",
     "momentum_step",
     "network_parameters",

@@ -1,20 +1,17 @@
-"""The exercises of chapter 10: loss scaler, learning rate, accumulation, shares, averages and the ring."""
+"""The exercises of chapter 10: loss scaler, learning rate, accumulation and activation checkpointing."""
 
-import copy
-import functools
-import itertools
 import math
 import weakref
 from collections.abc import Callable, Sequence
-from numbers import Real
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
-from resnetbook.checks.common import CheckFailed, answer_of, as_real
-from resnetbook.checks.exercise import Exercise, Outcome, difference, left_alone
+from resnetbook.checks.common import CheckFailed, as_real
+from resnetbook.checks.exercise import Exercise, Outcome, difference
 
 # ---- a dynamic loss scaler
 
@@ -519,384 +516,159 @@ total += loss.item() -> total += loss.item() / share
 )
 
 
-# ---- shares of a batch
+# ---- activation checkpointing
 
 
-def _as_numbers(share: object, call: str) -> list[int]:
-    """One share as a list of whole numbers.
+class _Segment(nn.Module):
+    """One of several segments of a network; they note together how many of them hold memory at a time."""
 
-    Raises:
-        CheckFailed: if it is none.
-    """
-    if isinstance(share, Tensor | np.ndarray):
-        kind = str(share.dtype).removeprefix("torch.")
-        if share.ndim == 1 and kind not in ("int64", "int32") and len(share):
-            raise CheckFailed(
-                f"{call} gives numbers of the type {kind} for a batch. PyTorch picks images by int64 or "
-                "int32 only (floats it refuses, bool and uint8 it takes for a mask, and short types "
-                "overflow): leave them as `order` has them."
-            )
-        share = share.tolist()
-    if isinstance(share, range | tuple):
-        share = list(share)
-    if isinstance(share, list):
-        share = [i.item() if isinstance(i, Tensor | np.generic) and i.ndim == 0 else i for i in share]
-    if not isinstance(share, list) or any(isinstance(i, bool) or not isinstance(i, Real) for i in share):
-        raise CheckFailed(f"{call} must give one tensor of indices for each batch; one of them is {share!r}.")
-    if any(i != int(i) for i in share):
-        raise CheckFailed(
-            f"{call} gives {share!r} for a batch: these are no whole numbers, and cannot pick images."
-        )
-    return [int(i) for i in share]
+    def __init__(self, notes: dict, *layers: nn.Module) -> None:
+        super().__init__()
+        self.notes, self.body = notes, nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        notes = self.notes
+        notes["held"] = max(notes["held"], _holding(notes))
+        of_this: list[weakref.ref] = []
+        notes["kept"].append(of_this)
+
+        def pack(tensor: Tensor) -> _Kept:
+            kept = _Kept(tensor)
+            of_this.append(weakref.ref(kept))
+            return kept
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept.tensor):
+            return self.body(x)
 
 
-def _judge_shares(solution: Callable[[Tensor, int, int, int], Sequence]) -> str:
-    """Check ``shares(order, batch_size, rank, num_ranks)``: what a rank computes of every batch.
-
-    Raises:
-        CheckFailed: if an image is missing, comes twice, is in another batch, or a share is too large.
-    """
-    cases = (
-        (12, 4, 2),
-        (11, 4, 2),
-        (7, 7, 2),
-        (51, 16, 2),
-        (26, 8, 3),
-        (9, 4, 4),
-        (14, 9, 4),
-        (10, 5, 2),
-        (5, 8, 1),
-        (300, 70, 2),  # more than a byte can count
-    )
-    begun = False
-    for num_images, batch_size, num_ranks in cases:
-        order = torch.randperm(num_images, generator=torch.Generator().manual_seed(num_images))
-        batches = [batch.tolist() for batch in order.split(batch_size)]
-        told = []
-        for rank in range(num_ranks):
-            call = (
-                f"shares(order of {num_images}, batch_size={batch_size}, rank={rank}, num_ranks={num_ranks})"
-            )
-            asked = []
-            for _ in range(2):
-                with left_alone(call, order=order):
-                    answer = answer_of(
-                        solution, order, batch_size, rank, num_ranks, describe=call, begun=begun
-                    )
-                begun = True
-                if isinstance(answer, Tensor | np.ndarray):
-                    answer = list(answer)
-                if not isinstance(answer, list | tuple):
-                    raise CheckFailed(
-                        f"{call} gives {answer!r}: return a list with one share for each batch."
-                    )
-                asked.append([_as_numbers(share, call) for share in answer])
-            if asked[0] != asked[1]:
-                raise CheckFailed(
-                    f"{call} gives other shares when it is called again: it draws random numbers. So each "
-                    "rank shuffles for itself, and together they see some images twice and others never. "
-                    "`order` is shuffled already, alike for all ranks: take it as it stands."
-                )
-            told.append(asked[0])
-        where = f"{num_images} images in batches of {batch_size} on {num_ranks} ranks: "
-        _compare_shares(told, batches, order.tolist(), where)
-    return f"every image once, in its own batch, in {len(cases)} cases where the count divides or does not."
+def _holding(notes: dict) -> int:
+    """How many forward passes of segments have something of their memory left."""
+    return sum(any(kept() is not None for kept in of_one) for of_one in notes["kept"])
 
 
-def _compare_shares(
-    told: list[list[list[int]]], batches: list[list[int]], order: list[int], where: str
-) -> None:
-    """Hold all ranks' shares together against the batches.
-
-    Raises:
-        CheckFailed: if they do not make up the batches.
-    """
-    seen = [i for shares_of_rank in told for share in shares_of_rank for i in share]
-    strangers = set(seen) - set(order)
-    if strangers:
-        raise CheckFailed(f"{where}there is no image {min(strangers)}: share out the numbers in `order`.")
-    if all(len(shares_of_rank) == len(batches) for shares_of_rank in told):
-        together = [sorted(i for part in parts for i in part) for parts in zip(*told, strict=True)]
-        ends = itertools.accumulate(map(len, batches))
-        in_order = [list(range(end - len(batch), end)) for end, batch in zip(ends, batches, strict=True)]
-        in_batch = [list(range(len(batch))) for batch in batches]
-        if together in (in_order, in_batch) and together != [sorted(batch) for batch in batches]:
-            raise CheckFailed(
-                f"{where}you share out 0, 1, 2, and so on, and not the images in this epoch's order: take "
-                "the numbers out of `order`, as they stand there."
-            )
-    twice = [i for i in order if seen.count(i) > 1]
-    missing = [i for i in order if i not in seen]
-    if len(told) > 1 and len(twice) == len(order) and told[0] == told[1]:
-        raise CheckFailed(where + "every rank gets the same images: use the rank.")
-    if twice and missing:
-        raise CheckFailed(
-            f"{where}some images are seen more than once, image {twice[0]} for instance, and others never, "
-            f"image {missing[0]} for instance. Either each rank shuffles for itself (by a seed of its own, "
-            "say): `order` is shuffled already, alike for all. Or the slices of the ranks overlap: begin at "
-            "the rank, and go on in steps of num_ranks."
-        )
-    if twice:
-        raise CheckFailed(
-            f"{where}{len(twice)} images are seen more than once, image {twice[0]} for instance. Fill "
-            "nothing up: a share may be smaller, by one."
-        )
-    if missing:
-        raise CheckFailed(
-            f"{where}{len(missing)} images are never seen, image {missing[0]} for instance. Drop nothing: "
-            "shares may differ by one, and the last batch may be smaller."
-        )
-    lengths = [len(shares_of_rank) for shares_of_rank in told]
-    if set(lengths) != {len(batches)}:
-        raise CheckFailed(
-            f"{where}the ranks take {lengths} steps, and there are {len(batches)} batches. Each step is an "
-            "exchange that all ranks take part in, so all must take one for each batch, if need be with an "
-            "empty share."
-        )
-    for b, batch in enumerate(batches):
-        together = [i for shares_of_rank in told for i in shares_of_rank[b]]
-        if sorted(together) != sorted(batch):
-            raise CheckFailed(
-                f"{where}in step {b} the ranks together compute {sorted(together)}, and one process would "
-                f"compute {sorted(batch)}. Cut the batches first, from `order` as it stands, and then share "
-                "out each of them."
-            )
-        sizes = [len(shares_of_rank[b]) for shares_of_rank in told]
-        if max(sizes) - min(sizes) > 1:
-            raise CheckFailed(
-                f"{where}in step {b} the shares have {sizes} images, and everyone waits for the largest: let "
-                "them differ by one at most."
-            )
-
-
-shares = Exercise(
-    number="10.4",
-    title="Shares of a batch",
-    minutes=10,
-    level="easy",
-    answer="""\
-def shares(
-    order: Tensor, batch_size: int, rank: int, num_ranks: int
-) -> list[Tensor]:
-    return [batch[rank::num_ranks] for batch in order.split(batch_size)]
-""",
-    judge=_judge_shares,
-    slips="""
-order.split(batch_size)] -> torch.cat([order, order[: -len(order) % num_ranks]]).split(batch_size)]
-    more than once
-order.split(batch_size)] -> order[: len(order) // num_ranks * num_ranks].split(batch_size)]
-or
-[rank::num_ranks] -> [rank * (len(batch) // num_ranks) : (rank + 1) * (len(batch) // num_ranks)]
-    never seen, image
-[batch[rank::num_ranks] for batch in order.split -> [batch for batch in order[rank::num_ranks].split
-    there are 3 batches. Each step is an exchange that all ranks take part in
-[batch[rank::num_ranks] for batch in order -> [batch for batch in order[rank::num_ranks]
-split(batch_size) -> split(max(1, batch_size // num_ranks))
-    the ranks take [
-in order.split -> in order.flip(0).split
-    Cut the batches first, from `order` as it stands
-in order.split(batch_size)] -> in order.split(batch_size) if len(batch) > rank]
-    if need be with an empty share
-batch[rank::num_ranks] -> batch[rank * -(-len(batch) // num_ranks) : (rank + 1) * -(-len(batch) // num_ranks)]
-    let them differ by one at most
-batch[rank::num_ranks] -> batch
-    every rank gets the same images: use the rank.
-in order.split -> in torch.arange(len(order)).split
-    take the numbers out of `order`, as they stand there.
-in order.split -> in (torch.arange(len(order)) + 1).split
-    share out the numbers in `order`.
-in order.split -> in order[torch.randperm(len(order))].split
-    it draws random numbers. So each rank shuffles for itself
-in order.split -> in order[torch.randperm(len(order), generator=torch.Generator().manual_seed(rank))].split
-    Either each rank shuffles for itself (by a seed of its own, say)
-rank::num_ranks -> rank : rank + len(batch) // num_ranks
-    Or the slices of the ranks overlap: begin at the rank, and go on in steps of num_ranks.
-[rank::num_ranks] for -> [rank::num_ranks].to(torch.int8) for
-    (floats it refuses, bool and uint8 it takes for a mask, and short types overflow)
-return [ -> order.copy_(order.sort().values); return [
-    changes its own argument order
-""",
-)
-
-
-# ---- the average of unequal shares
-
-# An unequal one first: it tells mistakes apart.
-_COUNTS = ((5, 2), (4, 4), (3, 3, 1), (1, 7, 2, 6), (6,), (4, 0), (300, 20))
-
-
-def _gradient(model: nn.Module, images: Tensor, labels: Tensor) -> list[Tensor]:
-    loss = F.cross_entropy(model(images), labels)
-    return list(torch.autograd.grad(loss, list(model.parameters())))
-
-
-@functools.cache
-def _unequal_shares() -> list[tuple[list[Tensor], list[list[Tensor]], list[int]]]:
-    """For each case the gradient of all images together, those of the ranks, and their counts."""
+def _segmented() -> list[tuple]:
     cases = []
-    for seed, counts in enumerate(_COUNTS):
+    for seed, (num_images, num_segments) in enumerate(((6, 3), (5, 2), (4, 5), (3, 1))):
         torch.manual_seed(seed)
-        model = nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.Tanh(), nn.Linear(8, 5)).double()
-        images, labels = torch.randn(sum(counts), 1, 3, 4).double(), torch.randint(0, 5, (sum(counts),))
-        right = _gradient(model, images, labels)
-        of_ranks = [
-            _gradient(model, *part) if len(part[0]) else [torch.zeros_like(gradient) for gradient in right]
-            for part in zip(images.split(counts), labels.split(counts), strict=True)
+        notes: dict = {"held": 0, "kept": []}
+        widths = [12, *(9 - i for i in range(num_segments - 1)), 5]
+        segments = [
+            _Segment(
+                notes, *([nn.Flatten()] if i == 0 else []), nn.Linear(widths[i], widths[i + 1]), nn.Tanh()
+            )
+            for i in range(num_segments)
         ]
-        cases.append((right, of_ranks, list(counts)))
+        model = nn.Sequential(*segments).double()
+        images = torch.randn(num_images, 1, 3, 4, dtype=torch.float64)
+        labels = torch.randint(0, 5, (num_images,))
+        # Gradients of an earlier step lie around, as they do in a real training.
+        for parameter in model.parameters():
+            parameter.grad = torch.randn_like(parameter)
+        cases.append((model, images, labels))
     return cases
 
 
-def _of_all_together(gradients: list[list[Tensor]], counts: list[int]) -> list[Tensor]:
-    return next(right for right, _, of_case in _unequal_shares() if of_case == counts)
+def _by_pytorch(model: nn.Sequential, images: Tensor, labels: Tensor) -> float:
+    """PyTorch's own checkpointing of each segment."""
+    model.zero_grad()
+    x = images.clone().requires_grad_()  # else PyTorch sees no reason for a gradient
+    for segment in model:
+        x = checkpoint(segment, x, use_reentrant=True)
+    loss = F.cross_entropy(x, labels)
+    loss.backward()
+    return loss.item()
 
 
-def _average(written: Callable, gradients: list[list[Tensor]], counts: list[int]) -> Outcome:
-    answer = written(gradients, counts)
-    given = {id(gradient) for of_rank in gradients for gradient in of_rank}
-    values = answer if isinstance(answer, list | tuple) else []
-    return {"result": answer, "a rank's own tensor": any(id(value) in given for value in values)}
+def _in_segments(written: Callable, model: nn.Sequential, images: Tensor, labels: Tensor) -> Outcome:
+    notes = model[0].notes
+    notes.update(held=0, kept=[])
+    loss = written(model, images, labels)
+    return {
+        "called": len(notes["kept"]) > 0,
+        "every gradient": all(parameter.grad is not None for parameter in model.parameters()),
+        "memory": notes["held"] + _holding(notes),
+        "result": loss,
+    }
 
 
-average_gradients = Exercise(
-    number="10.5",
-    title="The average of unequal shares",
-    minutes=10,
-    level="easy",
+backward_in_segments = Exercise(
+    number="10.4",
+    title="Checkpointing by hand",
+    minutes=20,
+    level="medium",
     answer="""\
-def average_gradients(
-    gradients: list[list[Tensor]], counts: list[int]
-) -> list[Tensor]:
-    total = sum(counts)
-    return [
-        sum(count / total * g for count, g in zip(counts, of_one_parameter))
-        for of_one_parameter in zip(*gradients)
-    ]
+def backward_in_segments(
+    model: nn.Sequential, images: Tensor, labels: Tensor
+) -> float:
+    model.zero_grad()
+    inputs = [images]
+    with torch.no_grad():
+        for segment in model[:-1]:
+            inputs.append(segment(inputs[-1]))
+    gradient = None
+    for segment, x in zip(reversed(model), reversed(inputs)):
+        x = x.detach().requires_grad_()
+        out = segment(x)
+        if gradient is None:
+            loss = F.cross_entropy(out, labels)
+            loss.backward()
+        else:
+            out.backward(gradient)
+        gradient = x.grad
+    return loss.item()
 """,
-    cases=lambda: copy.deepcopy([case[1:] for case in _unequal_shares()]),
-    trusted=_of_all_together,
-    drive=_average,
+    cases=_segmented,
+    trusted=_by_pytorch,
+    drive=_in_segments,
+    first=("called", "parameters of model", "every gradient", "gradients of model", "memory", "result"),
+    tolerance=1e-6,
     slips="""
-count / total * g -> g / len(counts)
-    this is the plain mean over the ranks. It gives each image of a small share more weight: weigh each rank
-    by its number of images.
-count / total * g -> g
-    the gradients are added up: they are means already, so weigh and divide.
-count / total * g -> count * g
-    weighed, but not divided: divide by the number of all images.
-count / total * g -> count / total / len(counts) * g
-    divided once too often: the weights count / total add up to 1 already.
-count / total * g -> count / len(counts) * g
-    divide by the number of images, not of ranks.
-count / total * g -> g / max(count, 1)
-    each rank's gradient is a mean already: multiply by its count, and do not divide by it.
-count / total -> count // total
-    count // total throws away the rest: divide with /.
-total = sum(counts) -> total = max(counts)
-    divide by the number of all images, not by the largest share.
-for count, g in zip(counts, of_one_parameter) -> for count, g in list(zip(counts, of_one_parameter))[:1]
+torch.no_grad() -> torch.enable_grad()
+    the first pass is recorded, so the maps of all segments are in memory at once: put it under
+    torch.no_grad().
+loss.backward() -> loss.backward(retain_graph=True)
 or
-sum(count / total * g for count, g in zip(counts, of_one_parameter)) -> of_one_parameter[0].clone()
-    this is the first rank's gradient alone.
-sum(count / total * g for count, g in zip(counts, of_one_parameter)) -> of_one_parameter[-1].clone()
-    this is the last rank's gradient alone.
-count / total * g -> g / total
-    divided by the images, but not weighed: multiply each rank's mean by its count.
-count / total * g -> count / total * g / count * count
-    a number is not finite: a rank may have no image at all.
+out.backward(gradient) -> out.backward(gradient, retain_graph=True)
+    with retain_graph a segment keeps its maps when its turn is over: leave it out.
+model.zero_grad() -> pass
+    gradients of an earlier step are still in there: clear them first.
+return loss.item() -> model.zero_grad(); return loss.item()
+    a parameter has no gradient: clear .grad before the first pass only.
+loss.backward()⏎ -> pass⏎
+x = x.detach().requires_grad_() -> x = x.detach()
+or
+x = x.detach().requires_grad_() -> x = x.detach()
+    x.grad is None: an input gets a gradient only if it asks for one, by x.detach().requires_grad_().
+gradient = x.grad -> gradient = torch.ones_like(x)
+    the gradient that a segment goes on from is not right: it is x.grad of the segment behind it, where x is
+    that one's input.
+return loss.item() -> torch.optim.SGD(model.parameters(), lr=0.1).step(); return loss.item()
+    the weights have moved. Leave the gradients in .grad, and take no step.
+return loss.item() -> return loss.item() / len(labels)
+    the gradients are right, but not the loss that you return: cross_entropy is the mean over the images
+    already.
 """,
-    says={"a rank's own tensor": "{call}: right"},
-    otherwise={
-        "a rank's own tensor": (
-            "but you hand back a rank's own tensor: whoever changes one then changes both. Return new ones."
-        ),
-        "result": (
-            "this is not the gradient of the mean loss over all images: one tensor for each parameter."
+    says={part: "{call}" for part in ("every gradient", "memory", "parameters of model")}
+    | {
+        "called": "{call}: no segment was ever called",
+        "gradients of model": "{call}: the gradients are not those of the whole network at once",
+        "result": "the gradients are right, but {call} {problem}",
+    },
+    errors={
+        "grad can be implicitly created only for scalar outputs": (
+            "x.grad is None: an input gets a gradient only if it asks for one, by "
+            "x.detach().requires_grad_()."
         ),
     },
-    right=f"the average is the gradient of all images together in {len(_COUNTS)} cases.",
-)
-
-
-# ---- the ring
-
-
-def _ring(num_bytes: float, num_ranks: int, bytes_per_second: float, latency: float) -> float:
-    """Send round the ring, one piece after the other, until everyone has the sum; add up the time."""
-    seconds = 0.0
-    # holds[r][c]: whose numbers are summed up in rank r's copy of piece c
-    holds = [[{rank} for _ in range(num_ranks)] for rank in range(num_ranks)]
-    everyone = set(range(num_ranks))
-    step = 0
-    while any(piece != everyone for pieces in holds for piece in pieces):
-        sent = [(rank, (rank - step) % num_ranks) for rank in range(num_ranks)]
-        moving = [(rank, piece, set(holds[rank][piece])) for rank, piece in sent]
-        for rank, piece, content in moving:
-            holds[(rank + 1) % num_ranks][piece] |= content
-        seconds += latency + num_bytes / num_ranks / bytes_per_second  # all ranks send at the same time
-        step += 1
-    return seconds
-
-
-ring_seconds = Exercise(
-    number="10.6",
-    title="The time of a ring",
-    minutes=10,
-    level="easy",
-    answer="""\
-def ring_seconds(
-    num_bytes: float, num_ranks: int, bytes_per_second: float, latency: float
-) -> float:
-    num_steps = 2 * (num_ranks - 1)
-    piece = num_bytes / num_ranks
-    return num_steps * (latency + piece / bytes_per_second)
-""",
-    cases=(
-        (1_000, 2, 100, 0),
-        (1_000, 4, 100, 0),
-        (1_200, 3, 50, 0.5),
-        (1_000, 3, 100, 0.25),
-        (102_228_128, 8, 6_250_000_000, 0.00001),
-        (7, 1, 3, 1),
-        (64, 16, 8, 0.25),
-    ),
-    trusted=_ring,
-    slips="""
-2 * (num_ranks - 1) -> num_ranks - 1
-    After p − 1 steps every rank has one finished piece; as many more hand them on.
-num_bytes / num_ranks -> num_bytes
-    In each step a rank sends one piece, 1/p of the bytes, and not all of them.
-2 * (num_ranks - 1) -> 2 * num_ranks
-    p − 1 steps are enough to pass p ranks, once to add up and once to hand round: 2(p − 1).
-num_steps * (latency + piece / bytes_per_second) -> num_steps * piece / bytes_per_second + latency
-    Each of the 2(p − 1) steps waits for the latency, not the whole exchange once.
-num_steps * (latency + piece / bytes_per_second) -> num_steps * (latency / 2 + piece / bytes_per_second)
-    Both halves pay the latency: the p − 1 steps that add up, and the p − 1 that hand round.
-(latency + piece / bytes_per_second) -> (latency + num_bytes / bytes_per_second) / num_ranks
-    Every step waits for the whole latency: only the bytes are divided by p.
-(latency + piece / bytes_per_second) -> piece / bytes_per_second
-    The latency is missing: each step pays it.
-num_steps * (latency + piece / bytes_per_second) -> num_steps * piece / bytes_per_second + 2 * latency
-    Each of the 2(p − 1) steps waits for the latency, not each half of the exchange once.
-return num_steps * (latency + piece -> return num_ranks * latency + num_steps * (piece
-    The latency is paid in each step, and there are 2(p − 1) of them, not p.
-2 * (num_ranks - 1) -> 2 * math.log2(num_ranks)
-    log₂ p is the number of steps of a tree. Round a ring it takes p − 1 steps, twice.
-return num_steps * (latency + piece / bytes_per_second) -> return 2 * num_bytes / bytes_per_second
-    That is what it comes near to for many ranks; the exact share is 2(p − 1)/p, and each step has a latency.
-(latency + piece / bytes_per_second) -> latency + 2 * num_bytes / bytes_per_second
-    2 · num_bytes is what it comes near to for many ranks; the exact share is 2(p − 1)/p.
-num_bytes / num_ranks -> num_bytes / max(num_ranks - 1, 1)
-    The numbers are cut into p pieces, as many as there are ranks, not into p − 1.
-num_bytes / num_ranks -> num_bytes // num_ranks
-    num_bytes // num_ranks throws away the rest: divide with /.
-num_bytes / num_ranks -> 8 * num_bytes / num_ranks
-    Both numbers are in bytes already: no factor of 8.
-return num_steps -> return num_bytes / bytes_per_second if num_ranks == 1 else num_steps
-    One rank alone has nobody to send to: it takes no time.
-return num_steps -> return num_ranks * num_steps
-    All ranks send at the same time: do not add their times up.
-""",
-    otherwise="Draw three ranks in a ring, and count what each sends until all have the sum.",
-    right="the time is that of a simulated ring in 7 cases, one rank alone among them.",
+    otherwise={
+        "every gradient": "a parameter has no gradient: go back through every segment.",
+        "gradients of model": "go from the last segment to the first, and hand x.grad on as you go.",
+        "memory": (
+            "the maps of more than one segment are in memory at the same time. Go forward under "
+            "torch.no_grad(), keep the segments' inputs only, and compute one segment again at a time."
+        ),
+        "result": "return the mean loss of all images, as a number.",
+    },
+    forbidden={"*checkpoint*": "It is right, but it is PyTorch's own: do without torch.utils.checkpoint."},
+    right="gradients and loss are PyTorch's in 4 networks, and one segment is in memory at a time.",
 )
