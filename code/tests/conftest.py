@@ -7,6 +7,7 @@ import os
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -90,6 +91,26 @@ def dataset() -> data.FashionMNIST:
         return data.fashion_mnist()
     except data.DataError as error:
         require(False, f"no Fashion-MNIST: {error}")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator:
+    """Chromium, driven by Playwright: one for all tests of a process, which may not start a second one."""
+    try:
+        from playwright.sync_api import Error, sync_playwright
+    except ImportError:
+        require(False, "playwright is not installed: pip install -r requirements.txt")
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    require(program is not None, "no Chromium: install it, for instance with apt-get install chromium")
+    with sync_playwright() as playwright:
+        # Chromium refuses its sandbox to root, and containers have little shared memory.
+        arguments = ["--disable-dev-shm-usage"] + (["--no-sandbox"] if os.geteuid() == 0 else [])
+        try:
+            chromium = playwright.chromium.launch(executable_path=program, args=arguments)
+        except Error as error:
+            require(False, f"{program} does not start: {error}")
+        yield chromium
+        chromium.close()
 
 
 @pytest.fixture

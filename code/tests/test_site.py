@@ -915,26 +915,6 @@ def test_a_figure_that_no_chapter_has_fails_the_build(tmp_path):
     assert "no such figure" in warnings
 
 
-@pytest.fixture(scope="session")
-def browser() -> Iterator:
-    try:
-        from playwright.sync_api import Error, sync_playwright
-    except ImportError:
-        missing("playwright is not installed: pip install -r requirements.txt")
-    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if program is None:
-        missing("no Chromium: install it, for instance with apt-get install chromium")
-    with sync_playwright() as playwright:
-        # Chromium refuses its sandbox to root, and containers have little shared memory.
-        arguments = ["--disable-dev-shm-usage"] + (["--no-sandbox"] if os.geteuid() == 0 else [])
-        try:
-            chromium = playwright.chromium.launch(executable_path=program, args=arguments)
-        except Error as error:
-            missing(f"{program} does not start: {error}")
-        yield chromium
-        chromium.close()
-
-
 class _Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *arguments) -> None:
         """Say nothing: a page makes dozens of requests."""
