@@ -3,8 +3,8 @@
 What it adds:
 
 - *Callouts.* Notebooks are read in Colab and on GitHub too, where MyST directives show as raw text. So
-  they hold plain quotes with a bold lead, ``> **Exercise 4.1** (10 min). ...``, which look good anywhere;
-  here they become admonitions.
+  they hold plain quotes with a bold lead, ``> **Exercise 4.1: Count** (10 min). ...``, which look good
+  anywhere; here they become admonitions.
 - *Exercises.* The directive ``{exercises}`` lists the exercises of all chapters.
 - *Runs.* The directive ``{runs}`` writes the runs appendix from the records, and the role
   ``{accuracy}`` writes a measured accuracy, so that no page has one typed by hand.
@@ -33,6 +33,7 @@ from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 import site_files
 import site_languages
+import site_links
 import site_math
 import site_numbers
 import site_search
@@ -56,7 +57,10 @@ CALLOUTS = {
     "try it": ["try-it", "seealso"],
     "note": ["remark", "note"],
 }
-_LEAD = re.compile(rf"({'|'.join(CALLOUTS)})(\s+\d+(\.\d+)*[a-z]?)?\s*[.:!]?", re.IGNORECASE)
+# An exercise has a number, and then a title: "Exercise 4.1: Count the layers".
+_LEAD = re.compile(
+    rf"({'|'.join(CALLOUTS)})(?:(\s+\d+(?:\.\d+)*[a-z]?)(?::\s+\S.*)?)?\s*[.:!]?", re.IGNORECASE
+)
 # What may follow the lead and still belongs to the title: "(10 min)". Then a full stop or a colon.
 _ASIDE = re.compile(r"\s*(\([^()]*\))?\s*[.:]?\s*", re.DOTALL)
 
@@ -113,15 +117,14 @@ def _anchor(kind: str, number: str) -> str:
 
 
 _EXERCISE = re.compile(
-    r"^> \*\*Exercise (?P<number>[\d.]+)\*\* \((?P<minutes>\d+) min(, (?P<level>[^)]+))?\)\.\s+"
-    # The first sentence: to the first full stop that ends a line or stands before a space.
-    r"(?P<task>.+?[.:?])(?=\s|$)",
+    r"^> \*\*Exercise (?P<number>[\d.]+): (?P<title>[^*]+)\*\* "
+    r"\((?P<minutes>\d+) min(, (?P<level>[^)]+))?\)\.",
     re.MULTILINE,
 )
 
 
 def read_exercises(notebook: Path) -> list[dict[str, str]]:
-    """The exercises of a notebook: ``number``, ``minutes``, ``level`` and ``task``, its first sentence."""
+    """The exercises of a notebook: ``number``, ``title``, ``minutes`` and ``level``."""
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     text = "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
     return [found.groupdict(default="") for found in _EXERCISE.finditer(text)]
@@ -143,11 +146,10 @@ class Exercises(SphinxDirective):
                 page = builder.get_relative_uri(self.env.docname, docname)
                 target = f"{page}#{_anchor('exercise', exercise['number'])}"
                 link = nodes.reference("", exercise["number"], refuri=target, internal=True)
-                task, _ = self.state.inline_text(exercise["task"], self.lineno)
-                rows.append(([link], exercise["minutes"], exercise["level"], task))
+                rows.append(([link], exercise["title"], exercise["minutes"], exercise["level"]))
         if not rows:
             return [nodes.paragraph("", "There are no exercises yet.")]
-        return [table(("Exercise", "Minutes", "Level", "Task"), rows)]
+        return [table(("Exercise", "What it is", "Minutes", "Level"), rows)]
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -409,21 +411,32 @@ class Accuracy(SphinxRole):
 
 def _addresses(app: Sphinx) -> dict[str, str]:
     options = app.config.html_theme_options
-    repository, branch = options.get("repository_url", ""), options.get("repository_branch", "main")
-    path = repository.removeprefix("https://github.com/")
-    return {
-        "@REPOSITORY@": repository,
-        "@TREE@": f"{repository}/tree/{branch}",
-        "@COLAB@": f"https://colab.research.google.com/github/{path}/blob/{branch}/book",
-        "@SITE@": site_files.site_address(repository),
-    }
+    return site_links.addresses(options.get("repository_url", ""), options.get("repository_branch", "main"))
 
 
 def fill_addresses(app: Sphinx, docname: str, source: list[str]) -> None:
-    """Write the repository's address where a page has a placeholder for it (``source-read``)."""
+    """Write the repository's address where a page has a placeholder for it (``source-read``).
+
+    The full addresses in a notebook become links between pages, which Sphinx checks.
+    """
+    own = _addresses(app)
     if str(app.env.doc2path(docname)).endswith(".md"):
-        for placeholder, address in _addresses(app).items():
-            source[0] = source[0].replace(placeholder, address)
+        for name in ("repository", "tree", "colab", "site"):
+            source[0] = source[0].replace(f"@{name.upper()}@", own[name])
+    else:
+        source[0] = site_links.relative(source[0], own)
+
+
+class ColabButton(SphinxTransform):
+    """Let the link to Colab below a chapter's title look like a button."""
+
+    default_priority = 400
+
+    def apply(self, **kwargs: Any) -> None:
+        """Mark the paragraph that holds nothing else."""
+        for paragraph in self.document.findall(nodes.paragraph):
+            if paragraph.astext() == site_links.BUTTON and len(list(paragraph.findall(nodes.reference))) == 1:
+                paragraph["classes"].append("colab-button")
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -520,7 +533,7 @@ _SPHINX_SEARCH = ("_static/searchtools.js", "_static/language_data.js", "searchi
 def prepare(app: Sphinx, config: Config) -> None:
     """Give every page its canonical address (``config-inited``)."""
     if not config.html_baseurl:
-        config.html_baseurl = site_files.site_address(config.html_theme_options.get("repository_url", ""))
+        config.html_baseurl = site_links.site_address(config.html_theme_options.get("repository_url", ""))
 
 
 def leave_out_the_index(app: Sphinx) -> None:
@@ -606,6 +619,7 @@ def finish_site(app: Sphinx, exception: Exception | None) -> None:
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register everything with Sphinx."""
     app.add_transform(Callouts)
+    app.add_transform(ColabButton)
     app.add_directive("exercises", Exercises)
     app.add_directive("runs", Runs)
     app.add_role("accuracy", Accuracy())

@@ -91,12 +91,6 @@ def size_images(html: str, folder: Path) -> str:
     return _IMAGE.sub(sized, html)
 
 
-def site_address(repository: str) -> str:
-    """Where GitHub Pages serves a repository: ``https://owner.github.io/name/``."""
-    owner, _, name = repository.removeprefix("https://github.com/").partition("/")
-    return f"https://{owner}.github.io/{name}/" if name else ""
-
-
 def sitemap(address: str, pages: list[str]) -> str:
     """The sitemap of the pages, given as paths below the site's address."""
     entries = "".join(f"  <url><loc>{xml_escape(address + page)}</loc></url>\n" for page in pages)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 # What stands in an article and is no text of it. Formulas are text, as signs.
 _SKIPPED_TAGS = {"script", "style", "noscript", "template", "button", "svg"}
-_SKIPPED_CLASSES = {"headerlink", "eqno", "toc-drawer", "prev-next-footer", "linenos"}
+_SKIPPED_CLASSES = {"colab-button", "headerlink", "eqno", "toc-drawer", "prev-next-footer", "linenos"}
 _VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
 _INLINE = {"a", "abbr", "b", "code", "em", "i", "kbd", "mark", "small", "span", "strong", "sub", "sup"}
 _INLINE |= {"math", "mrow", "mi", "mo", "mn", "msub", "msup", "msubsup", "mtext", "mfrac", "msqrt", "mover"}

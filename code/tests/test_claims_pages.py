@@ -299,7 +299,9 @@ def test_what_the_references_say_of_the_book_is_so():
 
 def exercises(chapter: str) -> dict[str, int]:
     """Minutes of each exercise."""
-    found = re.findall(r"\*\*Exercise ([\d.]+)\*\* \((\d+) min", "\n".join(sources(chapter, "markdown")))
+    found = re.findall(
+        r"\*\*Exercise ([\d.]+): [^*]+\*\* \((\d+) min", "\n".join(sources(chapter, "markdown"))
+    )
     return {number: int(minutes) for number, minutes in found}
 
 

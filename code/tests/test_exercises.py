@@ -37,7 +37,10 @@ def _page(exercise: Exercise) -> list:
 def test_the_page_and_the_data_say_the_same(name):
     exercise, cells = EXERCISES[name], _page(EXERCISES[name])
     text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
-    assert f"> **Exercise {exercise.number}** ({exercise.minutes} min, {exercise.level})." in text
+    assert (
+        f"> **Exercise {exercise.number}: {exercise.title}** ({exercise.minutes} min, {exercise.level})."
+        in text
+    )
     solutions = re.findall(r"<summary>Solution</summary>(.*?)</details>", text, re.S)
     blocks = [block for part in solutions for block in re.findall(r"```python\n(.*?)```", part, re.S)]
     assert exercise.answer in blocks
@@ -98,4 +101,4 @@ def test_every_exercise_of_a_page_is_there():
     numbers = {exercise.number for exercise in EXERCISES.values()}
     for path in notebooks.paths():
         text = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells)
-        assert set(re.findall(r"^> \*\*Exercise (\d+\.\d+)\*\*", text, re.M)) <= numbers, path.name
+        assert set(re.findall(r"^> \*\*Exercise (\d+\.\d+)\b", text, re.M)) <= numbers, path.name

@@ -212,14 +212,52 @@ def test_markdown_is_portable(path):
     text = re.sub(r"```.*?```|`[^`\n]*`", "", prose(path), flags=re.S)
     assert not re.search(r"\{[a-z][\w:-]*\}\s*`|^\s*:::|^\(\w+\)=", text, re.M)
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
-        assert target.startswith("https://") or (path.parent / target).is_file(), target
+        assert target.startswith("https://"), target  # a lone notebook has no pages beside it
+
+
+@EVERY
+def test_links_follow_the_address_of_the_repository(path):
+    again = read(path)
+    notebooks.link(again, path.name)
+    # Otherwise run code/tools/notebooks.py --links.
+    assert again == read(path)
+    title = again.cells[0].source.split("\n\n")
+    assert title[1].startswith("[Open in Colab](https://colab.research.google.com/github/")
+    assert title[1].endswith(f"/blob/main/book/{path.name})")
+    # What is left when links to pages are relative leads to another site, or nowhere.
+    own = notebooks.site_links.own_addresses()
+    left = notebooks.site_links.relative(prose(path), own)
+    assert own["site"] not in left and f"{own['files']}/book" not in left
+
+
+def test_links_of_an_author_and_of_another_repository_become_those_of_this_book():
+    own = notebooks.site_links.addresses("https://github.com/my/book", "dev")
+    written = "[a](04_blocks.ipynb#1-two), [b](glossary.md), [c](scripts/fashion_mnist_resnet.py), [d](no.md)"
+    known = (
+        "[a](https://my.github.io/book/book/04_blocks.html#1-two), "
+        "[b](https://my.github.io/book/book/glossary.html), "
+        "[c](https://github.com/my/book/blob/dev/book/scripts/fashion_mnist_resnet.py), [d](no.md)"
+    )
+    assert notebooks.site_links.absolute(written, own) == known
+    assert notebooks.site_links.relative(known, own) == written
+    other = notebooks.site_links.addresses("https://github.com/the/other", "main")
+    assert (
+        notebooks.site_links.absolute(known, other) == notebooks.site_links.absolute(written, other) != known
+    )
+    abroad = "[e](https://d2l.ai/book/lenet.html), [f](https://github.com/a/b/blob/main/setup.py)"
+    assert notebooks.site_links.absolute(abroad, own) == abroad
+    cell = notebooks.site_links.with_button("# A title\n\nText.", "07_a.ipynb", other)
+    assert notebooks.site_links.with_button(cell, "07_a.ipynb", own) == (
+        "# A title\n\n[Open in Colab](https://colab.research.google.com/github/my/book/blob/dev/book/07_a.ipynb)\n\nText."
+    )
+    assert notebooks.site_links.without_button(cell) == "# A title\n\nText."
 
 
 @EVERY
 def test_exercises_have_minutes_a_check_and_a_folded_solution(path):
     text = prose(path)
     chapter = str(int(path.name[:2]))
-    exercises = re.findall(r"> \*\*Exercise (\d+)\.(\d+)\*\* \((\d+) min", text)
+    exercises = re.findall(r"> \*\*Exercise (\d+)\.(\d+): [^*\n]+\*\* \((\d+) min", text)
     assert len(exercises) >= 4
     assert [(c, int(n)) for c, n, _ in exercises] == [(chapter, i + 1) for i in range(len(exercises))]
     assert text.count("<details><summary>Solution</summary>\n\n") == len(exercises)

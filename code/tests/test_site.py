@@ -177,6 +177,16 @@ def test_launch_buttons(built: Site) -> None:
             assert found and (ROOT / found[1]).exists(), f"{name}: {link['href']}"
 
 
+def test_a_chapter_can_be_opened_in_colab_and_links_to_pages_of_the_site_it_is_on(built: Site) -> None:
+    for path in notebooks():
+        article = built.trees[f"book/{path.stem}.html"].find("article")
+        (button,) = article.select("p.colab-button > a")
+        assert button["href"].endswith(f"/blob/main/book/{path.name}")
+        assert article.find("h1").find_next("p") == button.parent
+        for link in article.find_all("a", href=True):
+            assert not link["href"].startswith("https://resnetbook.github.io"), link["href"]
+
+
 def test_the_repository_address_stands_in_one_place() -> None:
     address = config()["repository"]["url"]
     assert address == "https://github.com/resnetbook/resnetbook"
@@ -381,7 +391,9 @@ def test_minutes_in_the_map_of_chapters() -> None:
         assert row, f"{path.name} has no minutes on the landing page"
         text = markdown(path)
         assert f"{row[1]} minutes to read" in text, path.name
-        exercises = [int(minutes) for minutes in re.findall(r"\*\*Exercise [\d.]+\*\* \((\d+) min", text)]
+        exercises = [
+            int(minutes) for minutes in re.findall(r"\*\*Exercise [\d.]+: [^*]+\*\* \((\d+) min", text)
+        ]
         assert int(row[3]) == sum(exercises), path.name
 
 
@@ -483,6 +495,11 @@ def render(
     ("lead", "css_class", "title"),
     [
         ("**Exercise 4.1** (10 min, easy). Count them.", "exercise", "Exercise 4.1 (10 min, easy)"),
+        (
+            "**Exercise 4.1: Who counts?** (9 min). Count them.",
+            "exercise",
+            "Exercise 4.1: Who counts? (9 min)",
+        ),
         ("**Exercise.** Count them.", "exercise", "Exercise"),
         ("**Key idea.** Count them.", "key-idea", "Key idea"),
         ("**Key idea**: Count them.", "key-idea", "Key idea"),

@@ -30,7 +30,7 @@ def own_lines(answer, stub):
 def test_a_students_copy_holds_no_answer(path):
     original = nbformat.read(path, as_version=4)
     exercises = handouts.exercise_cells(original)
-    numbers = re.findall(r"^> \*\*Exercise (\d+\.\d+)\*\*", text_of(original, "markdown"), re.M)
+    numbers = re.findall(r"^> \*\*Exercise (\d+\.\d+): ", text_of(original, "markdown"), re.M)
     known = handouts.exercises()
     assert [known[name].number for name in exercises.values()] == numbers  # each is found, in its order
 

@@ -16,6 +16,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+sys.path.append(str(Path(__file__).resolve().parents[2] / "book" / "site"))
+
+import site_links
+
 from resnetbook._command import run_command
 
 try:
@@ -155,6 +159,7 @@ def execute_again(path: Path, quick: float = 3.0, timeout: int = 900) -> tuple[N
 
 def _clean(notebook: NotebookNode, name: str) -> None:
     """Drop what differs from run to run and says nothing."""
+    link(notebook, name)
     for number, cell in enumerate(notebook.cells):
         if cell.cell_type != "code":
             continue
@@ -175,6 +180,17 @@ def _clean(notebook: NotebookNode, name: str) -> None:
             "language_info": {"name": "python"},
         }
     )
+
+
+def link(notebook: NotebookNode, name: str) -> None:
+    """Let a notebook's links work where it is alone, and offer to open it in Colab (:mod:`site_links`)."""
+    own = site_links.own_addresses()
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = site_links.absolute(cell.source, own)
+    title = notebook.cells[0] if notebook.cells else None
+    if title and title.cell_type == "markdown" and title.source.startswith("# "):
+        title.source = site_links.with_button(title.source, name, own)
 
 
 def fold(cell: NotebookNode) -> None:
@@ -258,6 +274,15 @@ def refresh(path: Path) -> None:
     os.replace(aside, path)
 
 
+def relink(path: Path) -> None:
+    """Write a notebook's links anew, and leave all else in the file as it is."""
+    notebook = nbformat.read(path, as_version=4)
+    link(notebook, path.name)
+    aside = path.with_suffix(".tmp")
+    nbformat.write(notebook, aside)
+    os.replace(aside, path)
+
+
 def check(path: Path) -> str:
     """Run a notebook and say how its text outputs differ from the committed ones."""
     committed = nbformat.read(path, as_version=4)
@@ -269,6 +294,9 @@ def _run(arguments: argparse.Namespace) -> None:
     for path in paths(arguments.names):
         print(f"{path.name} …", flush=True)
         try:
+            if arguments.links:
+                relink(path)
+                continue
             if not (arguments.check or arguments.again):
                 refresh(path)
                 continue
@@ -296,6 +324,11 @@ def main(argv: list[str] | None = None) -> int:
         "--again",
         action="store_true",
         help="run quick cells twice, then again both ways, and compare",
+    )
+    parser.add_argument(
+        "--links",
+        action="store_true",
+        help="run nothing; only let the links follow the repository's address in _config.yml",
     )
     parser.set_defaults(run=_run)
     return run_command("notebooks", parser, argv)

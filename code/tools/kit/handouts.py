@@ -12,10 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import nbformat
-import yaml
 from nbformat import NotebookNode
 
 import notebooks
+from notebooks import site_links
 from resnetbook import checks
 from resnetbook.checks.exercise import Exercise
 
@@ -63,9 +63,7 @@ def exercise_cells(notebook: NotebookNode) -> dict[int, str]:
 
 def site_address() -> str:
     """Where GitHub Pages serves the book, from the repository's address in ``_config.yml``."""
-    settings = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
-    owner, name = settings["repository"]["url"].removeprefix("https://github.com/").split("/")
-    return f"https://{owner}.github.io/{name}"
+    return site_links.own_addresses()["site"].removesuffix("/")
 
 
 def _linked(text: str, names: set[str], site: str) -> str:
@@ -76,8 +74,7 @@ def _linked(text: str, names: set[str], site: str) -> str:
         if f"{page}{suffix}" in names:
             return match[0]
         if suffix == ".py":  # the site shows no page for a script, the repository does
-            settings = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))["repository"]
-            return f"]({settings['url']}/blob/{settings['branch']}/book/{page}{suffix})"
+            return f"]({site_links.own_addresses()['files']}/book/{page}{suffix})"
         return f"]({site}/book/{page}.html{anchor})"
 
     return _LINK.sub(address, text)
@@ -86,9 +83,12 @@ def _linked(text: str, names: set[str], site: str) -> str:
 def _prepared(notebook: NotebookNode, kind: str, names: set[str], site: str) -> NotebookNode:
     """A copy with a line below the title that says what it is, and links that lead somewhere."""
     made = copy.deepcopy(notebook)
+    own = site_links.own_addresses()
     for cell in made.cells:
         if cell.cell_type == "markdown":
-            cell.source = _linked(cell.source, names, site)
+            cell.source = _linked(site_links.relative(cell.source, own), names, site)
+    # It would open the chapter, and not this copy.
+    made.cells[0].source = site_links.without_button(made.cells[0].source)
     title, _, rest = made.cells[0].source.partition("\n")
     if not title.startswith("# "):
         raise ValueError(f"a chapter begins with its title, not with {title!r}")
