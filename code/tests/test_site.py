@@ -184,7 +184,7 @@ def test_a_chapter_can_be_opened_in_colab_and_links_to_pages_of_the_site_it_is_o
         assert button["href"].endswith(f"/blob/main/book/{path.name}")
         assert article.find("h1").find_next("p") == button.parent
         for link in article.find_all("a", href=True):
-            assert not link["href"].startswith("https://resnetbook.github.io"), link["href"]
+            assert not link["href"].startswith("https://resnetbook.github.io/resnetbook/"), link["href"]
 
 
 def test_the_repository_address_stands_in_one_place() -> None:
