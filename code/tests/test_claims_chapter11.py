@@ -69,7 +69,7 @@ def test_about_twenty_lines():
 
 def test_three_scripts_end_with_the_same_weights():
     found = re.findall(r"^\w+: off by (\S+)$", printed("three"), re.MULTILINE)
-    claim("11", "None at all. All three run the same DDP", [float(x) for x in found] == [0, 0])
+    claim("11", "To the last bit. All three run the same DDP", [float(x) for x in found] == [0, 0])
     claim("11", "Sixteen steps, of 64 images each", 1024 // 2 // 32 == 16)
 
 
