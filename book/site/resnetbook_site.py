@@ -13,6 +13,8 @@ What it adds:
 - *Clean pages.* Formulas are MathML (``site_math.py``) and the search has the book's whole text
   (``site_search.py``). A script of 1.5 MB and the fonts of two thousand icons, which the theme loads for
   nothing, are removed; what it leaves unlabelled for screen readers is labelled.
+- *Terms and numbers.* Words in bold lead to the glossary; figures and tables are numbered by chapter
+  (``site_terms.py``).
 - *For other sites.* Every page has a description, a card and its canonical address; a sitemap, robots.txt
   and a page for addresses that are none are written (``site_files.py``).
 """
@@ -37,6 +39,7 @@ import site_links
 import site_math
 import site_numbers
 import site_search
+import site_terms
 from resnetbook import models, runs, studies
 from resnetbook.experiments import Experiment
 from resnetbook.recipe import Recipe
@@ -626,6 +629,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     site_languages.setup(app)
     site_math.setup(app)
     site_numbers.setup(app)
+    site_terms.setup(app)
     app.connect("config-inited", prepare)
     app.connect("builder-inited", leave_out_the_index)
     app.connect("html-collect-pages", search_page)

@@ -413,6 +413,53 @@ def test_the_glossary_speaks_four_languages(built: Site) -> None:
             assert found and re.search(letters, found.get_text()), f"{term}: {language}"
 
 
+def test_a_term_is_linked_to_the_glossary_where_a_chapter_first_prints_it_bold(
+    built: Site, extension: ModuleType
+) -> None:
+    import site_terms
+
+    glossary = built.trees["book/glossary.html"].find("dl", class_="glossary")
+    entries = {term.find(string=True, recursive=False): term["id"] for term in glossary.find_all("dt")}
+    names = site_terms.read_terms((BOOK / "glossary.md").read_text(encoding="utf-8"))
+    entries = {term.replace("’", "'"): anchor for term, anchor in entries.items()}
+    assert set(names.values()) == set(entries)  # the site's glossary and the list say the same
+    assert names["stages"] == "stage" and names["backend"] == names["engine"] == "engine (backend)"
+    linked = Counter()
+    for path in notebooks():
+        article = built.trees[f"book/{path.stem}.html"].find("article")
+        seen = set()
+        for strong in article.find_all("strong"):
+            entry = names.get(" ".join(strong.get_text().lower().replace("’", "'").split()))
+            link = strong.find("a")
+            if entry is None or entry in seen:
+                assert link is None, f"{path.name}: {strong}"
+                continue
+            seen.add(entry)
+            assert link["href"] == f"glossary.html#{entries[entry]}", f"{path.name}: {strong}"
+        linked[path.stem] = len(seen)
+        # In the notebook it is bold, and no link.
+        assert not re.search(r"glossary\.html#", markdown(path)), path.name
+    assert sum(linked.values()) > 100 and min(linked.values()) >= 1, linked
+
+
+def test_figures_and_tables_are_numbered_by_chapter(built: Site) -> None:
+    for name, tree in built.trees.items():
+        found = re.match(r"book/(\d\d)_", name)
+        numbers = [tag.get_text(strip=True) for tag in tree.select("article .caption-number")]
+        if not found:
+            assert not numbers, name
+            continue
+        captions = tree.select("article figcaption, article table.rows caption")
+        assert captions and len(captions) == len(numbers)  # all have one
+        for kind in ("Figure", "Table"):
+            of_kind = [number for number in numbers if number.startswith(kind)]
+            assert of_kind == [f"{kind} {int(found[1])}.{i + 1}:" for i in range(len(of_kind))], name
+        # Prose that names a number names one that there is.
+        notebook = BOOK / f"{Path(name).stem}.ipynb"
+        told = re.findall(rf"\b(?:Figure|Table) {int(found[1])}\.\d+\b", markdown(notebook))
+        assert {f"{words}:" for words in told} <= set(numbers), name
+
+
 def test_callouts_of_every_chapter_become_admonitions(built: Site, extension: ModuleType) -> None:
     for path in notebooks():
         quoted = Counter(
