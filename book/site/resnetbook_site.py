@@ -38,6 +38,7 @@ import site_languages
 import site_links
 import site_math
 import site_numbers
+import site_objectives
 import site_search
 import site_terms
 from resnetbook import models, runs, studies
@@ -629,6 +630,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     site_languages.setup(app)
     site_math.setup(app)
     site_numbers.setup(app)
+    site_objectives.setup(app)
     site_terms.setup(app)
     app.connect("config-inited", prepare)
     app.connect("builder-inited", leave_out_the_index)
