@@ -405,5 +405,5 @@ def test_the_recipe_to_start_from_is_the_one_of_five_epochs():
     says("All four trainings of section 6 have it", smoothing == {0.1})
     script = notebooks.BOOK / "scripts" / "fashion_mnist_resnet.py"
     says("in **one file** of 150 lines", len(script.read_text(encoding="utf-8").splitlines()) == 150)
-    says("(scripts/fashion_mnist_resnet.py)")
+    says("/book/scripts/fashion_mnist_resnet.py)")
     says("address=https://github.com/resnetbook/resnetbook/raw/main/book/scripts")

@@ -385,6 +385,32 @@ def test_numbers_in_the_references() -> None:
     assert f"{convolutions[0]:,} with {convolutions[1]:,} weights" in text
 
 
+# Words a minute of plain prose; visible code is read at a third of that pace.
+PACE = 230
+
+
+def minutes_to_read(notebook: Path) -> float:
+    """How long a chapter takes, nothing unfolded: its exercises have minutes of their own."""
+    prose = code = 0
+    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
+        text = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            text = re.sub(r"<details>.*?</details>", "", text, flags=re.DOTALL)
+            fences = re.findall(r"```.*?```", text, re.DOTALL)
+            code += sum(len(fence.split()) for fence in fences)
+            text = re.sub(r"```.*?```|\]\([^)]*\)|^[\s|:-]+$", " ", text, flags=re.DOTALL | re.MULTILINE)
+            prose += len(re.findall(r"\S*\w\S*", text))
+        elif "hide-input" not in cell["metadata"].get("tags", []) and "checks." not in text:
+            code += len(text.split())
+    return prose / PACE + code / (PACE / 3)
+
+
+def test_minutes_to_read_are_those_of_a_reader() -> None:
+    for path in notebooks():
+        told = int(re.search(r"about (\d+) minutes to read", markdown(path))[1])
+        assert abs(told - minutes_to_read(path)) <= 3, f"{path.name}: {minutes_to_read(path):.1f}, not {told}"
+
+
 def test_minutes_in_the_map_of_chapters() -> None:
     intro = (BOOK / "intro.md").read_text(encoding="utf-8")
     for path in notebooks():
@@ -1228,6 +1254,20 @@ def test_the_landing_page_holds_still(browser, address: str) -> None:
         assert page.evaluate("() => new Promise(done => setTimeout(() => done(window.shift), 500))") < 0.05
     finally:
         context.close()
+
+
+@pytest.mark.slow
+def test_section_1_begins_within_a_screen_and_a_half(browser, address: str) -> None:
+    width, height = 1280, 800
+    page = browser.new_page(viewport={"width": width, "height": height})
+    page.set_default_timeout(PATIENCE)
+    try:
+        for path in notebooks():
+            page.goto(f"{address}/book/{path.stem}.html", wait_until="load")
+            top = page.eval_on_selector("article h2", "e => e.getBoundingClientRect().top + scrollY")
+            assert 0 < top <= 1.5 * height, f"{path.stem}: {top:.0f} pixels"
+    finally:
+        page.close()
 
 
 @pytest.mark.slow
