@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import FigureBase
-from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch, Patch
+from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch, Patch, Rectangle
 from PIL import Image
 
 # Okabe and Ito's colours (https://jfly.uni-koeln.de/color/), told apart by colour-blind readers too.
@@ -278,6 +278,46 @@ def block_diagram(
     ax.set_title(title, fontsize=11)
     ax.set_xlim(-width / 2 - 0.3, width / 2 + 1.0)
     ax.set_ylim(end - step - 0.4, 0.45)
+    ax.axis("off")
+    return ax
+
+
+def network_diagram(
+    layers: Sequence[tuple[str, Sequence[int]]], title: str = "", ax: Axes | None = None
+) -> Axes:
+    """Draw a network from top to bottom: a bar for what each layer puts out, with its name and shape.
+
+    The longer a bar, the larger the map; the thicker, the more channels. A vector is maps of one pixel.
+
+    Args:
+        layers: name and shape of each output, ``(C, H, W)`` or ``(C,)``; the first one is the input.
+        title: above the diagram.
+        ax: where to draw.
+
+    Raises:
+        ValueError: if there are no layers, or a shape has neither one nor three numbers.
+    """
+    if not layers:
+        raise ValueError("there are no layers to draw")
+    for name, shape in layers:
+        if len(shape) not in (1, 3):
+            raise ValueError(f"{name!r}: a shape is (C, H, W) or (C,), got {tuple(shape)}")
+    ax = axes(ax, figsize=(4.4, 0.36 * len(layers) + 0.4))
+    longest = max(shape[-1] if len(shape) == 3 else 1 for _, shape in layers)
+    most = max(shape[0] for _, shape in layers)
+    for row, (name, shape) in enumerate(layers):
+        is_map = len(shape) == 3
+        width = max((shape[-1] if is_map else 1) / longest, 0.04)
+        # Logarithmic: a linear layer may have hundreds of channels, and an image has one.
+        height = 0.16 + 0.64 * np.log(shape[0]) / np.log(max(most, 2))
+        color = COLORS[0] if is_map else COLORS[5]
+        corner = (-width / 2, row - height / 2)
+        ax.add_patch(Rectangle(corner, width, height, fc=color + "66", ec=color))
+        ax.text(0.6, row, name, va="center", fontsize=10)
+        ax.text(2.6, row, "×".join(map(str, shape)), ha="right", va="center", fontsize=10)
+    ax.set_title(title, fontsize=11)
+    ax.set_xlim(-0.52, 2.62)
+    ax.set_ylim(len(layers) - 0.45, -0.55)
     ax.axis("off")
     return ax
 

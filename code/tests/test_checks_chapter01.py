@@ -170,22 +170,16 @@ def test_what_torch_cannot_compare_is_no_untouched_exercise(capsys):
 # ---- sizes
 
 
-def size(n, kernel, stride, padding, dilation):
-    return (n + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
-
-
 @pytest.mark.parametrize(
     "function",
     [
-        lambda n, k, s, p, d: np.floor((n + 2 * p - d * (k - 1) - 1) / s) + 1,
-        lambda n, k, s, p, d: len(range(0, n + 2 * p - d * (k - 1), s)),  # counts the places
-        lambda n, k, s, p, d: (n + 2 * p - d * (k - 1) - 1 + s) // s,
-        lambda n, k, s, p, d: math.floor((n + 2 * p - d * (k - 1) - 1) / s + 1),
-        lambda *case: torch.tensor([size(*case)], dtype=torch.uint8),
+        lambda n, k, s, wanted: max(0, math.ceil(((wanted - 1) * s + k - n) / 2)),
+        lambda n, k, s, wanted: next(p for p in range(99) if (n + 2 * p - k) // s + 1 >= wanted),
+        lambda n, k, s, wanted: torch.tensor([max(0, -((n - k - (wanted - 1) * s) // 2))]),
     ],
 )
-def test_a_right_size_passes(function, capsys):
-    checks.output_size(function)
+def test_a_right_padding_passes(function, capsys):
+    checks.smallest_padding(function)
     said = capsys.readouterr().out
     assert said.startswith("Right") and "But" not in said
 
@@ -193,19 +187,25 @@ def test_a_right_size_passes(function, capsys):
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (lambda n, k, s, p, d: (n + 2 * p - d * (k - 1) - 1) / s + 1, "divide with //"),
-        (lambda n, k, s, p, d: size(n, k, s * d, p, d), "count the places"),
+        (lambda n, k, s, wanted: max(0, (wanted - 1) * s + k - n) / 2, "whole|half a zero|//"),
+        (lambda n, k, s, wanted: max(0, ((wanted - 1) * s * s + k - n + 1) // 2), "Draw the last window"),
     ],
 )
-def test_a_wrong_size_is_named(function, message, capsys):
-    fails(checks.output_size, function, message, capsys)
+def test_a_wrong_padding_is_named(function, message, capsys):
+    fails(checks.smallest_padding, function, message, capsys)
 
 
-def test_a_size_that_pytorch_has_found_is_right_but(capsys):
-    def size_by_asking(n, kernel, stride, padding, dilation):
-        return nn.Conv1d(1, 1, kernel, stride, padding, dilation)(torch.zeros(1, 1, n)).shape[-1]
+def test_a_padding_that_pytorch_has_found_is_right_but(capsys):
+    def padding_by_asking(n, kernel, stride, wanted):
+        weight = torch.zeros(1, 1, kernel)
+        for p in range(99):
+            if (
+                n + 2 * p >= kernel
+                and F.conv1d(torch.zeros(1, 1, n), weight, None, stride, p).numel() >= wanted
+            ):
+                return p
 
-    checks.output_size(size_by_asking)
+    checks.smallest_padding(padding_by_asking)
     assert "But torch.conv1d has found them" in capsys.readouterr().out
 
 

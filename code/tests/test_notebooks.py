@@ -265,6 +265,45 @@ def test_exercises_have_minutes_a_check_and_a_folded_solution(path):
     assert len(used) >= len(exercises)
 
 
+def visible(path):
+    """Words and lines of code that a reader sees who unfolds nothing; blank lines do not count."""
+    text = re.sub(r"<details>.*?</details>|```.*?```|\]\([^)]*\)", " ", prose(path), flags=re.S)
+    # A word has a letter or a digit: marks of Markdown and the bars of a table are none.
+    words = [word for word in text.split() if re.search(r"\w", word)]
+    sources = [
+        cell.source for cell in code_cells(path) if notebooks.FOLDED not in cell.metadata.get("tags", [])
+    ]
+    return len(words), sum(bool(line.strip()) for source in sources for line in source.splitlines())
+
+
+# This one has yet to be cut; the others keep within the budget.
+TOO_LONG = {"02_degradation"}
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in PATHS if path.stem not in TOO_LONG], ids=lambda path: path.stem
+)
+def test_a_chapter_is_no_longer_than_a_reader_bears(path):
+    words, lines = visible(path)
+    assert words <= 3500 and lines <= 400, f"{path.name}: {words} words, {lines} lines of code"
+
+
+def test_what_is_folded_is_not_counted(tmp_path):
+    notebook = nbformat.v4.new_notebook(
+        cells=[
+            nbformat.v4.new_markdown_cell("## Two words\n\n<details>\nnot these\n</details>"),
+            nbformat.v4.new_markdown_cell("- a [link here](https://example.org/a b) and $x$"),
+            nbformat.v4.new_code_cell("a = 1\n\nb = 2"),
+            nbformat.v4.new_code_cell("# @title The figure\nc = 3"),
+        ]
+    )
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            notebooks.fold(cell)
+    nbformat.write(notebook, tmp_path / "99_test.ipynb")
+    assert visible(tmp_path / "99_test.ipynb") == (2 + 5, 2)
+
+
 @EVERY
 def test_it_ends_with_a_quiz_and_a_summary(path):
     text = prose(path)

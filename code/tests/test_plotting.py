@@ -23,6 +23,7 @@ from resnetbook import plotting
 IMAGES = np.random.default_rng(0).integers(0, 256, (7, 8, 8), dtype=np.uint8)
 TIMES = {"theirs": {"loading": 0.001, "rest": 0.003}, "ours": {"loading": 0.00002, "rest": 0.001}}
 MATRIX = np.array([[5, 1, 0], [0, 6, 0], [2, 0, 0]])
+NETWORK = [("image", (1, 28, 28)), ("3×3", (16, 14, 14)), ("linear", (10,))]
 DRAWINGS = {
     "axes": lambda **o: plotting.axes(**o),
     "seed_curves": lambda **o: plotting.seed_curves([[3, 2, 1], [5, 3, 1]], "plain", **o),
@@ -30,6 +31,7 @@ DRAWINGS = {
     "image_grid": lambda **o: plotting.image_grid(IMAGES, [f"no. {i}" for i in range(7)], columns=3, **o),
     "confusion": lambda **o: plotting.confusion(MATRIX, ["coat", "bag", "shirt"], **o),
     "block_diagram": lambda **o: plotting.block_diagram(["3×3, 64", "batch norm"], "A block", **o),
+    "network_diagram": lambda **o: plotting.network_diagram(NETWORK, "A network", **o),
     "time_bars": lambda **o: plotting.time_bars(TIMES, **o),
 }
 
@@ -96,6 +98,18 @@ def test_another_process_writes_the_same_bytes():
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
     assert done.stdout == svg(DRAWINGS["seed_curves"])
+
+
+def test_a_network_shows_how_maps_shrink_and_channels_grow():
+    ax = plotting.network_diagram(NETWORK)
+    image, maps, vector = ax.patches
+    assert image.get_width() == 2 * maps.get_width() > 2 * vector.get_width()
+    assert image.get_height() < vector.get_height() < maps.get_height()
+    assert [text.get_text() for text in ax.texts] == ["image", "1×28×28", "3×3", "16×14×14", "linear", "10"]
+    with pytest.raises(ValueError, match="no layers"):
+        plotting.network_diagram([])
+    with pytest.raises(ValueError, match="'flat'.*4, 4"):
+        plotting.network_diagram([("flat", (4, 4))])
 
 
 @pytest.mark.parametrize("horizontal", [False, True])

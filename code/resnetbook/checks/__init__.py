@@ -6,7 +6,7 @@ trusted implementation.
 """
 
 from resnetbook.checks.audit import audit
-from resnetbook.checks.chapter01 import batch_norm, conv2d, lenet_counts, output_size, receptive_span
+from resnetbook.checks.chapter01 import batch_norm, conv2d, lenet_counts, receptive_span, smallest_padding
 from resnetbook.checks.chapter02 import (
     degradation_gap,
     diagnose,
@@ -108,7 +108,6 @@ __all__ = [
     "momentum_step",
     "network_parameters",
     "option_a",
-    "output_size",
     "paths_through",
     "pre_activation_block",
     "receptive_span",
@@ -125,6 +124,7 @@ __all__ = [
     "shift_images",
     "shortcut_parameters",
     "silenced",
+    "smallest_padding",
     "smoothed_cross_entropy",
     "start_as_identity",
     "to_keras",

@@ -196,79 +196,67 @@ i * stride, j * stride -> i * stride, j
 # ---- sizes
 
 
-def _real_size(n: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
-    x, weight = (torch.empty(1, 1, size, device="meta") for size in (n, kernel))
-    return F.conv1d(x, weight, None, stride, padding, dilation).shape[-1]
+def _padding_by_trying(n: int, kernel: int, stride: int, wanted: int) -> int:
+    """The first padding with which a real convolution puts out enough."""
+    weight = torch.empty(1, 1, kernel, device="meta")
+    for padding in range(wanted * stride + kernel):
+        x = torch.empty(1, 1, n + 2 * padding, device="meta")
+        if x.shape[-1] >= kernel and F.conv1d(x, weight, None, stride).shape[-1] >= wanted:
+            return padding
+    raise ValueError(f"no padding makes {wanted} of {n}")
 
 
-_SIZES = (
-    (7, 3, 1, 0, 1),
-    (7, 3, 2, 1, 1),
-    (8, 3, 2, 0, 1),
-    (28, 5, 1, 2, 1),
-    (28, 3, 1, 2, 2),
-    (30, 3, 2, 0, 4),
-    (10, 2, 3, 1, 3),
-    (5, 5, 4, 0, 1),
+_PADDINGS = (
+    (28, 3, 1, 28),
+    (28, 5, 1, 28),
+    (28, 3, 2, 14),
+    (7, 3, 2, 4),
+    (7, 4, 1, 7),
+    (9, 5, 3, 4),
+    (28, 5, 1, 20),
+    (5, 7, 2, 1),
 )
 
-output_size = Exercise(
+smallest_padding = Exercise(
     number="1.2",
-    title="The size with dilation",
+    title="The padding that is needed",
     minutes=10,
-    level="easy",
+    level="medium",
     answer="""\
-def output_size(
-    n: int, kernel: int, stride: int, padding: int, dilation: int
-) -> int:
-    reach = dilation * (kernel - 1) + 1
-    return (n + 2 * padding - reach) // stride + 1
+def smallest_padding(n: int, kernel: int, stride: int, wanted: int) -> int:
+    missing = (wanted - 1) * stride + kernel - n
+    return max(0, (missing + 1) // 2)
 """,
-    cases=_SIZES,
-    trusted=_real_size,
+    cases=_PADDINGS,
+    trusted=_padding_by_trying,
     slips="""
-stride + 1 -> stride
-    Count the window at the start, too: the formula ends with + 1.
-stride + 1 -> stride + 2
-    One place too many: the 1 at the end counts the first window, and nothing else is added.
-- reach) // stride + 1 -> - reach + 1) // stride
-    The 1 is added after dividing by the stride: it stands for the first window, and not for a pixel.
-2 * padding -> padding
-    There is padding on both sides: n + 2 · padding.
-n + 2 * padding -> n
-    The padding is missing: n + 2 · padding.
-dilation * (kernel - 1) + 1 -> kernel
-    The dilation is missing: a kernel with gaps reaches over dilation · (kernel − 1) + 1 pixels.
-dilation * (kernel - 1) + 1 -> dilation * kernel
-    The gaps lie between the kernel's positions, and there is one gap less than positions:
-    dilation · (kernel − 1) + 1.
-dilation * (kernel - 1) + 1 -> dilation * (kernel - 1)
-    The kernel reaches over one pixel more than dilation · (kernel − 1): count its first weight, too.
-dilation * (kernel - 1) + 1 -> kernel + (kernel - 1) * dilation
-    A gap is dilation − 1 pixels wide: with a dilation of 1 there is none.
-dilation * (kernel - 1) + 1 -> kernel + dilation - 1
-    There is a gap between each two neighbouring weights, so there are kernel − 1 gaps.
-(n + 2 * padding - reach) // stride -> -(-(n + 2 * padding - reach) // stride)
-    Round down: a window that does not fit any more is left out.
-(n + 2 * padding - reach) // stride -> round((n + 2 * padding - reach) / stride)
-    Round down, and not to the nearest: a window that does not fit any more is left out.
- // stride + 1 -> + 1
-    The stride is missing: divide by it, before you add 1.
-(n + 2 * padding - reach) // stride -> n + 2 * padding - reach // stride
+max(0, (missing + 1) // 2) -> (missing + 1) // 2
+    It is negative where the input is large enough already: no padding is less than 0.
+(missing + 1) // 2 -> missing // 2
+    Round up: where one zero too few is left, one output is missing.
+(missing + 1) // 2 -> missing
+    There is padding on both sides: half of the missing pixels on each.
+(missing + 1) // 2 -> round(missing / 2)
+    Round up, and not to the nearest: half a zero cannot be added.
+(wanted - 1) * stride -> wanted * stride
+    The first window does not move: it takes wanted - 1 steps from the first to the last.
+(wanted - 1) * stride -> (wanted - 1)
+    The stride is missing: each step moves the window by it.
++ kernel - n -> - n
+    The window has a size: from the start of the last one it reaches over kernel pixels.
++ kernel - n -> + kernel
+    Subtract the pixels that are there already.
+max(0, (missing + 1) // 2) -> (kernel - 1) // 2
 or
-(n + 2 * padding - reach) // stride -> n + 2 * padding - (reach - 1) - 1 // stride
-or
-(n + 2 * padding - reach) // stride -> n + 2 * padding - (reach - 1) // stride - 1
-or
-(n + 2 * padding - reach) // stride -> n + 2 * padding - (reach - 1) // stride
-    // comes before + and −: put parentheses around all that is divided by the stride.
+max(0, (missing + 1) // 2) -> kernel // 2
+    This keeps the size at stride 1; here the padding depends on what is wanted.
 """,
-    otherwise="Draw the pixels with their padding in a row, and count the places where the window fits.",
+    otherwise="Draw the last window that is wanted, and count the pixels that it lacks.",
     remarked={
         pattern: "But {used} has found them for you: the exercise asks for a formula."
         for pattern in ("torch.conv*", "torch.*_pool?d")
     },
-    right=f"the sizes are those of real convolutions in {len(_SIZES)} cases.",
+    right=f"real convolutions need as much, and no less, in {len(_PADDINGS)} cases.",
 )
 
 
