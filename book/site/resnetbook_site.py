@@ -41,6 +41,7 @@ import site_numbers
 import site_objectives
 import site_search
 import site_terms
+import site_verified
 from resnetbook import models, runs, studies
 from resnetbook.experiments import Experiment
 from resnetbook.recipe import Recipe
@@ -631,6 +632,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     site_math.setup(app)
     site_numbers.setup(app)
     site_objectives.setup(app)
+    site_verified.setup(app)
     site_terms.setup(app)
     app.connect("config-inited", prepare)
     app.connect("builder-inited", leave_out_the_index)

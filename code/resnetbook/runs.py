@@ -603,7 +603,7 @@ def hardware(device: torch.device) -> dict:
         return {"device": torch.cuda.get_device_name(device), "threads": torch.get_num_threads()}
     name = platform.processor() or platform.machine()
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         pass  # not Linux: platform's word is the best there is

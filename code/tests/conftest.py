@@ -104,7 +104,9 @@ def browser() -> Iterator:
     require(program is not None, "no Chromium: install it, for instance with apt-get install chromium")
     with sync_playwright() as playwright:
         # Chromium refuses its sandbox to root, and containers have little shared memory.
-        arguments = ["--disable-dev-shm-usage"] + (["--no-sandbox"] if os.geteuid() == 0 else [])
+        arguments = ["--disable-dev-shm-usage"] + (
+            ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
+        )
         try:
             chromium = playwright.chromium.launch(executable_path=program, args=arguments)
         except Error as error:

@@ -4,9 +4,9 @@ import re
 import shutil
 import subprocess
 
-import address
 import pytest
 
+import address
 import notebooks
 
 ROOT = notebooks.BOOK.parent

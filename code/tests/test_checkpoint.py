@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import pickle
 import random
-import resource
 import signal
 import time
 from pathlib import Path
@@ -24,6 +23,13 @@ from resnetbook.recipe import Recipe
 KILLED = Recipe(
     num_epochs=30, batch_size=40, lr=0.05, warmup_steps=20, nesterov=True, flip=True, shift=1, erase=0.3
 )
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
+
+can_limit = pytest.mark.skipif(resource is None, reason="Windows limits no file's size")
 
 
 def _train_in_child(checkpoint: Path, result: Path, moment: str, sender) -> None:
@@ -242,6 +248,7 @@ def limit_files(size: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 
 
+@can_limit
 def test_a_checkpoint_that_cannot_be_written_says_what_to_do(few, tmp_path):
     path = tmp_path / "run.pt"
     recipe = dataclasses.replace(PLAIN, num_epochs=3)

@@ -15,8 +15,8 @@ def test_whether_there_is_bfloat16_is_a_plain_answer():
     for device in DEVICES:
         assert devices.has_bfloat16(torch.device(device)) in (True, False)
     flags = Path("/proc/cpuinfo")
-    if flags.exists() and re.search(r"^flags\s*:", flags.read_text(), re.M):  # Linux on x86
-        words = set(re.findall(r"\w+", flags.read_text()))
+    if flags.exists() and re.search(r"^flags\s*:", flags.read_text(encoding="utf-8"), re.M):  # Linux on x86
+        words = set(re.findall(r"\w+", flags.read_text(encoding="utf-8")))
         # A machine without the instructions must never be said to have them.
         assert words & {"avx512_bf16", "amx_tile"} or not devices.has_bfloat16(torch.device("cpu"))
 

@@ -5,7 +5,6 @@ import datetime
 import json
 import math
 import re
-import resource
 import subprocess
 import sys
 import threading
@@ -13,7 +12,7 @@ import threading
 import numpy as np
 import pytest
 import torch
-from test_checkpoint import limit_files
+from test_checkpoint import can_limit, limit_files, resource
 from torch.nn import functional as F
 
 from resnetbook import data, devices, models, probes, runs, train
@@ -546,6 +545,7 @@ def test_a_checkpoint_of_another_recipe_is_still_refused(sixteen, tmp_path, monk
         record("tiny-one-seed0", experiment=other)
 
 
+@can_limit
 def test_a_record_that_cannot_be_written_costs_no_training(tiny, tmp_path, monkeypatch):
     whole = record(folder=tmp_path / "whole")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)[0]

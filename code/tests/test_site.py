@@ -200,6 +200,17 @@ def test_the_repository_address_stands_in_one_place() -> None:
             assert f"https://{found}".removesuffix(".git").startswith(address), path.name
 
 
+def test_every_page_says_when_the_book_was_verified(built: Site, extension: ModuleType) -> None:
+    words = sys.modules["site_verified"].sentence(
+        json.loads((BOOK / "site" / "verified.json").read_text(encoding="utf-8"))
+    )
+    pages = [name for name in built.trees if name.startswith("book/")]
+    assert len(pages) > 15
+    for name in pages:
+        (note,) = built.trees[name].find_all("p", class_="verified")
+        assert note.get_text() == words
+
+
 def test_no_placeholder_is_left(built: Site) -> None:
     for name, text in built.pages.items():
         assert not re.findall(r"@[A-Z][A-Z0-9_]+@", text), name
