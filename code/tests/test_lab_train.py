@@ -135,6 +135,14 @@ def test_a_reader_trains_and_switches_the_shortcuts_off(page):
     assert plain == residual
     page.get_by_role("button", name="Start again").click()
     assert page.get_by_text("step 0").is_visible()
+    # A training that diverges is told, and draws nothing that is no number.
+    page.get_by_label("Shortcuts, right").check()
+    page.get_by_label("Depth").press("End")
+    page.get_by_label("Normalization").uncheck()
+    page.get_by_label("Learning rate").select_option("0.2")
+    page.get_by_role("button", name="Train").click()
+    page.locator("section.residual", has_text="diverged").wait_for(timeout=60_000)
+    page.get_by_role("button", name="Start again").click()
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 

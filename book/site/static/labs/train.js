@@ -338,7 +338,7 @@ function trainLab(root) {
   /* Loss against steps, on a logarithmic scale from 2 down to 0.001. */
   function curves() {
     const [W, H] = [320, 150];
-    const y = (loss) => (H * Math.log(2 / Math.min(2, Math.max(loss, 1e-3)))) / Math.log(2000);
+    const y = (loss) => (!Number.isFinite(loss) ? 0 : H * Math.log(2 / Math.min(2, Math.max(loss, 1e-3))) / Math.log(2000));
     const steps = Math.max(100, last?.[0].steps ?? 0);
     const grid = [1, 0.1, 0.01].flatMap((loss) => [
       draw("line", { x1: 0, x2: W, y1: y(loss), y2: y(loss), class: "grid" }),
@@ -355,7 +355,7 @@ function trainLab(root) {
   /* One bar for each layer: the norm of the gradient of its weights, on a logarithmic scale. */
   function bars(k) {
     const norms = last?.[k].norms ?? [];
-    const top = (norm) => Math.min(1, Math.max(0.01, (Math.log10(norm + 1e-12) + 6) / 8)); // 1e-6 to 100
+    const top = (norm) => !Number.isFinite(norm) ? 1 : Math.min(1, Math.max(0.01, (Math.log10(norm + 1e-12) + 6) / 8)); // 1e-6 to 100
     parts.bars[k].replaceChildren(
       ...norms.map((norm, l) => draw("rect", { x: (200 * l) / norms.length, width: 170 / norms.length, y: 60 * (1 - top(norm)), height: 60 * top(norm), class: k ? "residual" : "plain" })),
     );
@@ -394,7 +394,7 @@ function trainLab(root) {
       bars(k);
       plane(k);
       const one = last?.[k];
-      parts.told[k].textContent = one ? `loss ${one.losses.at(-1).toPrecision(2)}, ${(100 * one.accuracy).toFixed(0)} % right` : "not trained yet";
+      parts.told[k].textContent = !one ? "not trained yet" : !Number.isFinite(one.losses.at(-1)) ? "diverged: the numbers overflowed" : `loss ${one.losses.at(-1).toPrecision(2)}, ${(100 * one.accuracy).toFixed(0)} % right`;
     });
     parts.steps.textContent = `step ${last?.[0].steps ?? 0}`;
   }
