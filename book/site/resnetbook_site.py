@@ -482,6 +482,8 @@ _CLEANING = [
     # A label that hides the text on the thing itself: who says "click Show code" is not understood.
     (re.compile(r'<summary aria-label="Toggle hidden content">'), "<summary>"),
     (re.compile(r'(<button class="btn search-button-field[^>]*?) aria-label="Search"'), r"\1"),
+    # A corner of a table without a word is the heading of nothing.
+    (re.compile(r'<th(?: scope="col")?((?: (?:class|style)="[^"]*")*)>(<p></p>)?</th>'), r"<td\1>\2</td>"),
     # The sidebar is outside of every landmark, by which users of screen readers move.
     (
         re.compile(r'<div id="pst-primary-sidebar" class'),

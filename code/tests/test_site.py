@@ -479,6 +479,12 @@ def test_a_term_is_linked_to_the_glossary_where_a_chapter_first_prints_it_bold(
     assert sum(linked.values()) > 100 and min(linked.values()) >= 1, linked
 
 
+def test_no_heading_of_a_table_is_empty(built: Site) -> None:
+    for name, tree in built.trees.items():
+        empty = [cell for cell in tree.find_all("th") if not cell.get_text(strip=True)]
+        assert not empty, f"{name}: {empty[0].parent}"
+
+
 def test_figures_and_tables_are_numbered_by_chapter(built: Site) -> None:
     for name, tree in built.trees.items():
         found = re.match(r"book/(\d\d)_", name)
