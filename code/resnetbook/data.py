@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -353,3 +354,20 @@ def _nowhere(folder: Path, name: str, failures: list[str], download: bool) -> st
         f"of https://github.com/zalandoresearch/fashion-mnist into {folder}, or install the Debian or "
         "Ubuntu package dataset-fashion-mnist."
     )
+
+
+def picture(name: str) -> Tensor:
+    """A photograph that the book brings with it, ``(3, H, W)``, bytes.
+
+    Whose it is, and its licence, stands in ``pictures/LICENSE.txt``.
+
+    Raises:
+        ValueError: if there is none of that name; the message lists those that there are.
+    """
+    folder = Path(__file__).parent / "pictures"
+    path = folder / f"{name}.jpg"
+    if not path.is_file():
+        there = ", ".join(sorted(found.stem for found in folder.glob("*.jpg")))
+        raise ValueError(f"no picture {name!r}; there are: {there}")
+    with Image.open(path) as image:
+        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()

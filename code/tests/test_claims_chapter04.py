@@ -59,7 +59,7 @@ def test_when_a_bias_in_front_of_a_norm_cancels():
     )
     claim(
         "04",
-        "the *running* mean, which follows step by step: once it has caught up, the bias is gone there, too",
+        "It follows step by step: once it has caught up, the bias is gone there, too.",
         in_evaluation[0] > 10 and in_evaluation[1] < 1e-8,
     )
     claim("04", "training mode: False evaluation mode, after one pass: True")
