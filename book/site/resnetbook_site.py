@@ -42,7 +42,7 @@ import site_objectives
 import site_search
 import site_terms
 import site_verified
-from resnetbook import models, runs, studies
+from resnetbook import interactive, models, runs, studies
 from resnetbook.experiments import Experiment
 from resnetbook.recipe import Recipe
 from site_tables import table
@@ -155,6 +155,24 @@ class Exercises(SphinxDirective):
         if not rows:
             return [nodes.paragraph("", "There are no exercises yet.")]
         return [table(("Exercise", "What it is", "Minutes", "Level"), rows)]
+
+
+class Instrument(SphinxDirective):
+    """``{instrument} how-deep``: an instrument (:mod:`resnetbook.interactive`) on a Markdown page."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """Ask the function that a notebook's cell calls, as its files and the records are now."""
+        folder = Path(interactive.__file__).parent
+        for path in [*sorted(folder.iterdir()), runs.RECORDS]:
+            if path.name != "__pycache__":
+                self.env.note_dependency(str(path))
+        try:
+            shown = interactive.show(self.arguments[0])
+        except ValueError as error:
+            raise self.error(str(error)) from error
+        return [nodes.raw("", shown._repr_html_(), format="html")]
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -628,6 +646,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_transform(Callouts)
     app.add_transform(ColabButton)
     app.add_directive("exercises", Exercises)
+    app.add_directive("instrument", Instrument)
     app.add_directive("runs", Runs)
     app.add_role("accuracy", Accuracy())
     site_languages.setup(app)
