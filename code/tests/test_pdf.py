@@ -23,7 +23,9 @@ PAGE = """<!DOCTYPE html><html lang="en" data-theme="dark"><head><meta charset="
 <section id="quiz"><h3>Quiz</h3><p>Why?</p><a href="#quiz">This quiz</a>
 <details><summary>Answer to question 1</summary><p>Because.</p></details></section></section>
 <span id="document-book/02_two"></span><section id="two"><h2>2. Two</h2>
-<section id="quiz"><h3>Quiz</h3><p>And why not?</p></section></section>
+<section id="quiz"><h3>Quiz</h3><p>And why not?</p>
+<div class="lab"><noscript><p>Chapter 2 has the same as a table.</p></noscript><p>Move the slider!</p></div>
+<noscript><p>A drawing on paper.</p></noscript></section></section>
 </div></section></article></body></html>"""
 
 
@@ -89,6 +91,14 @@ def test_solutions_stand_at_the_end_and_set_up_code_nowhere(book):
     assert "Because." in everything[-1]
     assert "secret_of_the_figure" not in " ".join(everything)
     assert "the site's menu" not in " ".join(everything)
+
+
+def test_what_needs_a_screen_is_replaced_by_what_stands_there_without_scripts(book):
+    everything = " ".join(words(page) for page in book.pages)
+    assert "Chapter 2 has the same as a table." in everything
+    assert "A drawing on paper." in everything
+    assert "something stands here that you can operate" in everything
+    assert "slider" not in everything
 
 
 def test_no_line_of_code_is_cut(book):

@@ -128,6 +128,7 @@ def print_book(page: Path, out: Path) -> None:
         tab.add_style_tag(content=(PARTS / "book.css").read_text(encoding="utf-8"))
         script = (PARTS / "prepare.js").read_text(encoding="utf-8")
         headings = tab.evaluate(script[script.index("(book)") :], {"title": TITLE, "note": note()})
+        tab.evaluate("() => Promise.all([...document.images].map(image => image.decode().catch(() => null)))")
 
         def write() -> None:
             tab.pdf(

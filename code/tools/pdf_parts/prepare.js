@@ -14,7 +14,17 @@
 
   // Paper is white, has no buttons, and nothing on it can be clicked to unfold.
   document.documentElement.dataset.theme = "light";
-  for (const node of article.querySelectorAll("script, noscript, button, .headerlink, .colab-button")) node.remove();
+  // Where something needs scripts, what stands there without them is printed.
+  for (const node of article.querySelectorAll("noscript")) {
+    const live = node.closest(".lab, .resnetbook-instrument");
+    const content = document.createRange().createContextualFragment(node.textContent);
+    if (live) live.before(content);
+    node.replaceWith(live ? "" : content);
+  }
+  for (const node of article.querySelectorAll(".lab, .resnetbook-instrument")) {
+    node.replaceWith(make("p", {}, make("em", {}, "On the site, something stands here that you can operate.")));
+  }
+  for (const node of article.querySelectorAll("script, button, canvas, .headerlink, .colab-button")) node.remove();
   // Code that only sets up, draws or makes a table is folded on the site, and left out here.
   for (const node of article.querySelectorAll("details.hide")) node.remove();
 
@@ -72,9 +82,6 @@
     }
   }
   article.append(answers);
-
-  // Laboratories and instruments need a screen.
-  for (const node of article.querySelectorAll("[data-needs-screen], .lab, .instrument, canvas")) node.remove();
 
   // A title page, and a list of what is in the book.
   const contents = make("nav", { id: "contents" }, make("h2", {}, "Contents"));
