@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import hashlib
+import html
 import json
 import os
 import platform
@@ -160,21 +161,35 @@ def seconds(found: Sequence[dict]) -> list[float]:
     return [sum(curve) for curve in curves(found, "seconds")]
 
 
-def provenance(found: Sequence[dict]) -> str:
-    """Where records come from: what was trained, where and when, and how to make the first of them again."""
+class Folded(str):
+    """Lines that a notebook shows folded, below one line that says what they are."""
 
+    def _repr_html_(self) -> str:
+        lines = html.escape(self)
+        return f"<details><summary>Where the runs come from</summary><pre>{lines}</pre></details>"
+
+    __repr__ = str.__str__
+
+
+def provenance(found: Sequence[dict]) -> Folded:
+    """Where records come from: what was trained, where and when, and how to make the first of them again.
+
+    A notebook shows it folded; printed, it is plain text.
+    """
     many = len(found) > 1
     arithmetic = _every(record["recipe"]["autocast"] or "float32" for record in found)
     images = _every(f"{record['num_images']:,}" for record in found)
     epochs = _every(len(record["history"]) for record in found)
-    return "\n".join(
-        [
-            f"{len(found)} run{'s' * many} of {images} images, {epochs} epochs, "
-            f"{tables.duration(sum(seconds(found)))}{' in all' * many}",
-            f"{computers(found)}, {arithmetic}",
-            f"recorded on {dates(found)}, {software(found)}",
-            again(found),
-        ]
+    return Folded(
+        "\n".join(
+            [
+                f"{len(found)} run{'s' * many} of {images} images, {epochs} epochs, "
+                f"{tables.duration(sum(seconds(found)))}{' in all' * many}",
+                f"{computers(found)}, {arithmetic}",
+                f"recorded on {dates(found)}, {software(found)}",
+                again(found),
+            ]
+        )
     )
 
 

@@ -385,6 +385,10 @@ def test_provenance_says_what_differs_between_records_and_says_once_what_does_no
         "recorded on 2026-01-02, torch 2.6, commit 0123456\n"
         "make it again: python -m resnetbook train one-seed0"
     )
+    folded = runs.provenance([one | {"date": "<today>"}])._repr_html_()
+    assert re.fullmatch(
+        r"<details><summary>[^<]+</summary><pre>[^<]+&lt;today&gt;[^<]+</pre></details>", folded
+    )
     other = one | {"date": "2026-01-01", "commit": None, "hardware": {"device": "a GPU", "threads": 2}}
     assert runs.provenance([one, other]) == (
         "2 runs of 50,000 images, 2 epochs, 3.0 min in all\n"
