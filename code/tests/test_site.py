@@ -1484,3 +1484,23 @@ def test_the_book_opens_from_a_folder(built: Site, browser) -> None:
         assert not errors
     finally:
         context.close()
+
+
+@pytest.mark.slow
+def test_the_site_works_from_a_folder_without_a_network(built: Site, browser) -> None:
+    """As from the zip that is published with it: no page misses a file, and no script fails."""
+    context = browser.new_context(offline=True)
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE)
+    problems = []
+    page.on("pageerror", lambda error: problems.append(f"{page.url}: {error}"))
+    page.on("requestfailed", lambda request: problems.append(f"{page.url}: {request.url} is missing"))
+    try:
+        for name in built.pages:
+            page.goto((built.folder / name).as_uri(), wait_until="load")
+        assert problems == []
+        # And what is missing would have been noticed.
+        with page.expect_event("requestfailed", lambda request: "no-such-file" in request.url):
+            page.evaluate("document.body.append(Object.assign(new Image(), {src: 'no-such-file.png'}))")
+    finally:
+        context.close()
