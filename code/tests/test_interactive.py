@@ -1,6 +1,7 @@
 """The instruments: in a browser without a network, by mouse and keys, they give the package's own numbers."""
 
 import itertools
+import math
 import re
 import statistics
 
@@ -9,9 +10,10 @@ import pytest
 import torch
 from lab_page import opened
 from torch import nn
+from torch.nn import functional as F
 
 import notebooks
-from resnetbook import blocks, interactive, probes, runs, tables
+from resnetbook import blocks, interactive, models, probes, runs, tables
 
 pytestmark = pytest.mark.slow
 
@@ -164,6 +166,118 @@ def test_the_depths_are_those_of_the_records(page):
                     place = ("plain", "residual").index(kind)
                     assert cells[place] == tables.summary(losses, 3)
                     assert cells[2 + place] == tables.summary(accuracies, 3)
+
+
+def test_the_window_computes_pytorchs_convolution_and_the_field_is_what_the_gradient_reaches(page):
+    image = torch.tensor(interactive.show("window").spec["image"], dtype=torch.float64)[None, None]
+    for size, stride, padding, kind in itertools.product(
+        (2, 3, 5), (1, 3), (0, 2), ("vertical", "horizontal", "mean")
+    ):
+        found = at(page, "window", kernel=size, stride=stride, padding=padding, kind=kind)
+        weight = torch.zeros(size, size, dtype=torch.float64)
+        weight[:, 0], weight[:, -1] = -1, 1
+        weight = {"vertical": weight, "horizontal": weight.T, "mean": torch.full_like(weight, 1 / size**2)}[
+            kind
+        ]
+        expected = F.conv2d(image, weight[None, None], stride=stride, padding=padding)[0, 0]
+        assert found["size"] == len(expected)
+        torch.testing.assert_close(torch.tensor(found["map"], dtype=torch.float64), expected)
+    for size, stride, layers in [(3, 1, 1), (3, 1, 3), (5, 2, 2), (3, 2, 4), (2, 3, 3)]:
+        found = at(page, "window", kernel=size, stride=stride, layers=layers)
+        # Two neighbours in the middle: which pixels reach them?
+        x = torch.zeros(1, 1, 500, requires_grad=True)
+        out = x
+        for _ in range(layers):
+            out = F.conv1d(out, torch.ones(1, 1, size), stride=stride)
+        seen = [torch.autograd.grad(out[0, 0, i], x, retain_graph=True)[0].nonzero()[:, 2] for i in (1, 2)]
+        assert (found["field"], found["jump"]) == (
+            int(seen[0][-1] - seen[0][0]) + 1,
+            int(seen[1][0] - seen[0][0]),
+        )
+
+
+def test_the_window_moves_by_keys_and_by_a_press_and_stays_inside(page):
+    there = root(page, "window")
+    at(page, "window", kernel=3, stride=1, padding=0, kind="vertical", row=2, column=3)
+    there.get_by_role("slider", name="row").press("ArrowRight")
+    assert "In row 3 and column 3" in there.locator(".words").text_content()
+    there.locator('[data-set=\'{"row":5,"column":1}\']').last.click()
+    assert "In row 5 and column 1" in there.locator(".words").text_content()
+    found = at(page, "window", stride=3)  # 4×4 numbers are left
+    assert found["value"] == found["map"][3][1]
+    assert there.get_by_role("slider", name="row").get_attribute("max") == "3"
+
+
+def test_signal_gradient_and_paths_follow_the_formulas_of_the_chapter(page):
+    joins = {"none": (0, 1), "add": (1, 1), "half": (0.5, 0.5), "gate": (0.9, 0.1)}
+    for blocks_, gain, join in itertools.product((1, 20, 50), (0.01, 0.25, 2), joins):
+        found = at(page, "paths", blocks=blocks_, gain=gain, join=join)
+        around, through = joins[join]
+        kept, moved = around**2, through**2 * gain
+        assert found["rate"] == pytest.approx(math.sqrt(kept + moved), rel=1e-6)
+        assert found["end"] == pytest.approx((kept + moved) ** (blocks_ / 2), rel=1e-6)
+        assert found["paths"] == (1 if join == "none" else 2**blocks_)
+        # One step back through a block keeps what takes the shortcut, and moves the rest up by one length.
+        parts = [1.0] + [0.0] * blocks_
+        for _ in range(blocks_):
+            parts = [kept * a + moved * b for a, b in zip(parts, [0.0, *parts[:-1]], strict=True)]
+        shares = [part / sum(parts) for part in parts]
+        assert found["gradient"] == pytest.approx(shares, abs=1e-6)
+        assert found["meanLength"] == pytest.approx(sum(k * p for k, p in enumerate(shares)), rel=1e-6)
+
+
+def test_variances_add_up_over_random_blocks_as_the_instrument_says(page):
+    generator = torch.Generator().manual_seed(0)
+    row = torch.randn(4000, 64, generator=generator)
+    jacobian = torch.randn(64, 64, generator=generator) * math.sqrt(2 / 64)  # Var F = 2 Var x
+    for join, (around, through) in {"add": (1, 1), "half": (0.5, 0.5), "gate": (0.9, 0.1)}.items():
+        back = around * row + through * row @ jacobian
+        rate = at(page, "paths", gain=2, join=join)["rate"]
+        assert (back.square().mean() / row.square().mean()).sqrt().item() == pytest.approx(rate, rel=0.05)
+
+
+def walked(depth: int, stem: str, side: int, task: str) -> list[list[int]]:
+    """Channels, side, parameters and MACs after each stage, from the package's own network."""
+    channels, classes = {"clothes": (1, 10), "photo": (3, 1000)}[task]
+    with torch.device("meta"):
+        model = models.resnet(depth, classes, channels, stem=stem).eval()
+        x = torch.zeros(1, channels, side, side)
+    macs = probes.macs_by_layer(model, (channels, side, side))
+    rows = []
+    for name in [
+        "conv1",
+        *(["maxpool"] if stem == "imagenet" else []),
+        "layer1",
+        "layer2",
+        "layer3",
+        "layer4",
+    ]:
+        x = model.get_submodule(name)(x)
+        parameters = probes.count_parameters(model.get_submodule(name))
+        parameters += probes.count_parameters(model.bn1) if name == "conv1" else 0
+        work = sum(n for layer, n in macs.items() if f"{layer}.".startswith(f"{name}."))
+        rows.append([x.shape[1], x.shape[2], parameters, work])
+    return [*rows, [classes, 1, probes.count_parameters(model.fc), macs["fc"]]]
+
+
+@pytest.mark.parametrize(
+    ("depth", "stem", "side", "task"),
+    [
+        (18, "imagenet", 96, "clothes"),
+        (18, "small", 28, "clothes"),
+        (34, "imagenet", 28, "photo"),
+        (50, "imagenet", 224, "photo"),
+        (50, "small", 32, "clothes"),
+        (101, "imagenet", 64, "clothes"),
+        (152, "imagenet", 224, "photo"),
+    ],
+)
+def test_shapes_and_counts_by_stage_are_those_of_the_network(page, depth, stem, side, task):
+    found = at(page, "shape-walker", depth=depth, stem=stem, side=side, task=task)
+    expected = walked(depth, stem, side, task)
+    assert found["stages"] == expected
+    assert found["parameters"] == sum(row[2] for row in expected)
+    assert found["macs"] == sum(row[3] for row in expected)
 
 
 def test_notebooks_hold_the_instruments_as_they_are_now():

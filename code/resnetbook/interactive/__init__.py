@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from resnetbook import runs
+from resnetbook import blocks, models, runs
 
 _FOLDER = Path(__file__).parent
 LIMIT = 25_000
@@ -207,8 +207,95 @@ def _how_deep_data() -> dict[str, Any]:
 
 
 # ---------------------------------------------------------------------------------------------------
+# The window
+
+# A boot, drawn by hand: grey from 0 to 9, 12×12.
+_BOOT = """\
+000000000000
+000006888000
+000007999000
+000007998000
+000007998000
+000007998000
+000018999000
+000499999100
+069999999200
+899999999200
+788888888200
+222222222100"""
+
+
+def _window() -> dict[str, Control]:
+    edges = ["vertical edges", "horizontal edges", "mean"]
+    return {
+        "kernel": Control("kernel", [2, 3, 4, 5], 3),
+        "kind": Control("what it looks for", ["vertical", "horizontal", "mean"], "vertical", edges, False),
+        "stride": Control("stride", [1, 2, 3], 1),
+        "padding": Control("padding", [0, 1, 2], 0),
+        "row": Control("row", list(range(15)), 2),
+        "column": Control("column", list(range(15)), 3),
+        "layers": Control("layers stacked", [1, 2, 3, 4, 5], 1),
+    }
+
+
+def _window_data() -> dict[str, Any]:
+    return {"image": [[int(digit) for digit in line] for line in _BOOT.splitlines()]}
+
+
+# ---------------------------------------------------------------------------------------------------
+# Paths and gradients
+
+
+def _paths() -> dict[str, Control]:
+    joins = ["none: F(x)", "add: x + F(x)", "½ (x + F(x))", "gate: 0.9 x + 0.1 F(x)"]
+    return {
+        "blocks": Control("blocks", [1, 2, 3, 5, 10, 20, 30, 40, 50], 20),
+        "gain": Control("Var F / Var x", [0.01, 0.04, 0.1, 0.25, 0.5, 1, 2], 1),
+        "join": Control("join", ["none", "add", "half", "gate"], "add", joins, slider=False),
+    }
+
+
+# ---------------------------------------------------------------------------------------------------
+# The shape walker
+
+
+def _shape_walker() -> dict[str, Control]:
+    stems = ["7×7 and pool", "3×3, for small images"]
+    tasks = ["grey, 10 classes", "colour, 1000 classes"]
+    return {
+        "depth": Control("ResNet-", list(models.FAMILY), 18),
+        "side": Control("side of the image", [28, 32, 64, 96, 128, 192, 224], 96),
+        "stem": Control("stem", ["imagenet", "small"], "imagenet", stems, slider=False),
+        "task": Control("task", ["clothes", "photo"], "clothes", tasks, slider=False),
+    }
+
+
+def _shape_walker_data() -> dict[str, Any]:
+    kinds = {blocks.BasicBlock: "basic", blocks.Bottleneck: "bottleneck"}
+    family = {depth: [kinds[block], list(stages)] for depth, (block, stages) in models.FAMILY.items()}
+    return {"family": family}
+
+
+# ---------------------------------------------------------------------------------------------------
 
 _KINDS = {
+    "window": _Kind(
+        "The window",
+        "This instrument needs scripts. Without them, the figures of chapter 1 show how it moves.",
+        _window,
+        data=_window_data,
+    ),
+    "paths": _Kind(
+        "Paths and gradients",
+        "This instrument needs scripts. Without them, the figures of chapter 3 show such chains.",
+        _paths,
+    ),
+    "shape-walker": _Kind(
+        "Shape walker",
+        "This instrument needs scripts. Without them, the tables of chapter 5 walk through one network.",
+        _shape_walker,
+        data=_shape_walker_data,
+    ),
     "block-cost": _Kind(
         "What does a block cost?",
         "This instrument needs scripts. Without them, the tables of chapter 4 show two of its settings.",
