@@ -1502,10 +1502,10 @@ def test_the_site_works_from_a_folder_without_a_network(built: Site, browser) ->
     page.on("requestfailed", failed)
     try:
         for name in built.pages:
-            page.goto((built.folder / name).as_uri(), wait_until="load")
+            if name != "index.html":  # it only leads on
+                page.goto((built.folder / name).as_uri(), wait_until="load")
         assert problems == []
-        # And what is missing would have been noticed. (The last page may be a redirection.)
-        page.goto((built.folder / "book" / "glossary.html").as_uri())
+        # And what is missing would have been noticed.
         with page.expect_event("requestfailed", lambda request: "no-such-file" in request.url):
             page.evaluate("document.body.append(Object.assign(new Image(), {src: 'no-such-file.png'}))")
     finally:
