@@ -18,7 +18,7 @@ from pathlib import Path
 import nbformat
 
 HERE = Path(__file__).resolve().parent
-FAR = 5  # standard deviations
+FAR = 3  # standard deviations
 
 
 def code_of(notebook: nbformat.NotebookNode) -> str:
