@@ -22,9 +22,9 @@ def sentence(note: dict) -> str:
 
 def add_to_footer(app: Sphinx, config: Config) -> None:
     """Write it below the licence (``config-inited``); where nothing is noted, nothing is claimed."""
-    if NOTE.exists():
+    footer = config.html_theme_options.get("extra_footer")  # where the licence is; other themes have none
+    if footer and NOTE.exists():
         text = sentence(json.loads(NOTE.read_text(encoding="utf-8")))
-        footer = config.html_theme_options.get("extra_footer", "")
         config.html_theme_options["extra_footer"] = f'{footer}\n<p class="verified">{escape(text)}</p>'
 
 
