@@ -76,8 +76,9 @@
       fold.replaceWith(make("p", { class: "see-answer" }, reference));
     }
     // What else is folded: long tables stay away (the runs page alone would be a hundred pages).
-    for (const fold of folds.filter((fold) => fold.isConnected)) {
-      if (chapter.querySelectorAll("details").length > 20) fold.remove();
+    const others = folds.filter((fold) => fold.isConnected);
+    for (const fold of others) {
+      if (others.length > 20) fold.remove();
       else fold.replaceWith(make("p", {}, make("strong", {}, fold.querySelector("summary").textContent)), ...[...fold.childNodes].slice(1));
     }
   }
