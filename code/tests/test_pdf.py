@@ -1,5 +1,6 @@
 """The book on paper: the command, on a small book with everything that a page may hold."""
 
+import contextlib
 import re
 
 import pytest
@@ -30,15 +31,11 @@ PAGE = """<!DOCTYPE html><html lang="en" data-theme="dark"><head><meta charset="
 
 
 @pytest.fixture(scope="module")
-def book(tmp_path_factory):
-    try:
-        pdf.chromium()
-    except ValueError as error:
-        pytest.skip(str(error))
+def book(browser, tmp_path_factory):
     folder = tmp_path_factory.mktemp("pdf")
     page = folder / "whole.html"
     page.write_text(PAGE.format(line=LINE), encoding="utf-8")
-    pdf.print_book(page, folder / "book.pdf")
+    pdf.print_book(browser, page, folder / "book.pdf")
     return PdfReader(folder / "book.pdf")
 
 
@@ -125,10 +122,14 @@ def test_paper_is_white(book):
 
 
 def test_without_a_browser_it_says_what_to_do(monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(pdf.shutil, "which", lambda name: None)
-    monkeypatch.setattr(pdf, "build_single_page", lambda folder: folder / "whole.html")
+    @contextlib.contextmanager
+    def none():
+        raise ValueError("a PDF needs Chromium or Chrome")
+        yield
+
+    monkeypatch.setattr(pdf.slides, "chromium", none)
     assert pdf.main(["--out", str(tmp_path / "book.pdf")]) == 1
-    assert "apt-get install chromium" in capsys.readouterr().err
+    assert capsys.readouterr().err == "pdf: a PDF needs Chromium or Chrome\n"
 
 
 def test_the_title_page_says_where_it_comes_from():

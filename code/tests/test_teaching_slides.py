@@ -27,15 +27,6 @@ def folder(tmp_path_factory):
 PAPERS = ("2_degradation.pdf", "2_degradation-notes.pdf")
 
 
-@pytest.fixture(scope="module")
-def browser():
-    try:
-        with slides.chromium() as browser:
-            yield browser
-    except ValueError as error:
-        require(False, str(error))
-
-
 def test_a_deck_for_the_argument_and_one_for_each_of_chapters_2_to_5():
     decks = slides.decks()
     assert [deck.name[0] for deck in decks] == ["0", "2", "3", "4", "5"]

@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+from kit import slides
 from resnetbook._command import run_command
 
 try:
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import Browser
     from pypdf import PdfReader, PdfWriter
     from pypdf.generic import DictionaryObject, NameObject, TextStringObject
 except ImportError as error:
@@ -70,18 +69,6 @@ def note() -> list[str]:
     ]
 
 
-def chromium() -> str:
-    """The browser that prints.
-
-    Raises:
-        ValueError: if there is none.
-    """
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if found is None:
-        raise ValueError("no Chromium: install it, for instance with apt-get install chromium")
-    return found
-
-
 def outline_items(document: PdfReader | PdfWriter) -> list[DictionaryObject]:
     """The outline's entries in the order of the book."""
     found = []
@@ -118,38 +105,35 @@ def page_numbers(pdf: Path, headings: list[dict]) -> dict[str, int]:
     return numbers
 
 
-def print_book(page: Path, out: Path) -> None:
+def print_book(browser: Browser, page: Path, out: Path) -> None:
     """Print a single HTML page as the book."""
-    root = hasattr(os, "geteuid") and os.geteuid() == 0
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"] * root)
-        tab = browser.new_page(java_script_enabled=True)
-        tab.goto(page.as_uri(), wait_until="load")
-        tab.add_style_tag(content=(PARTS / "book.css").read_text(encoding="utf-8"))
-        script = (PARTS / "prepare.js").read_text(encoding="utf-8")
-        headings = tab.evaluate(script[script.index("(book)") :], {"title": TITLE, "note": note()})
-        tab.evaluate("() => Promise.all([...document.images].map(image => image.decode().catch(() => null)))")
+    tab = browser.new_page()
+    tab.goto(page.as_uri(), wait_until="load")
+    tab.add_style_tag(content=(PARTS / "book.css").read_text(encoding="utf-8"))
+    script = (PARTS / "prepare.js").read_text(encoding="utf-8")
+    headings = tab.evaluate(script[script.index("(book)") :], {"title": TITLE, "note": note()})
+    tab.evaluate("() => Promise.all([...document.images].map(image => image.decode().catch(() => null)))")
 
-        def write() -> None:
-            tab.pdf(
-                path=out,
-                outline=True,
-                tagged=True,
-                prefer_css_page_size=True,
-                display_header_footer=True,
-                header_template="<span></span>",
-                footer_template=_FOOTER,
-            )
-
-        write()
-        numbers = page_numbers(out, headings)
-        tab.evaluate(
-            "numbers => document.querySelectorAll('.page-number').forEach("
-            "node => { node.textContent = numbers[node.dataset.for] })",
-            numbers,
+    def write() -> None:
+        tab.pdf(
+            path=out,
+            outline=True,
+            tagged=True,
+            prefer_css_page_size=True,
+            display_header_footer=True,
+            header_template="<span></span>",
+            footer_template=_FOOTER,
         )
-        write()
-        browser.close()
+
+    write()
+    numbers = page_numbers(out, headings)
+    tab.evaluate(
+        "numbers => document.querySelectorAll('.page-number').forEach("
+        "node => { node.textContent = numbers[node.dataset.for] })",
+        numbers,
+    )
+    write()
+    tab.close()
     writer = PdfWriter(clone_from=out)
     # Chromium writes some titles twice, one behind the other.
     for item, heading in zip(outline_items(writer), headings, strict=True):
@@ -160,8 +144,8 @@ def print_book(page: Path, out: Path) -> None:
 
 def _run(given: argparse.Namespace) -> None:
     given.out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="resnetbook-pdf-") as folder:
-        print_book(build_single_page(Path(folder)), given.out)
+    with tempfile.TemporaryDirectory(prefix="resnetbook-pdf-") as folder, slides.chromium() as browser:
+        print_book(browser, build_single_page(Path(folder)), given.out)
     print(json.dumps({"pages": len(PdfReader(given.out).pages), "bytes": given.out.stat().st_size}))
 
 

@@ -459,7 +459,9 @@ def chromium() -> Iterator["Browser"]:
         try:
             browser = playwright.chromium.launch(**where, args=arguments)
         except Error as error:
-            raise ValueError("PDF needs Chromium or Chrome; install one, or add --no-pdf") from error
+            raise ValueError(
+                "a PDF needs Chromium or Chrome: install one (slides come without, with --no-pdf)"
+            ) from error
         yield browser
         browser.close()
 
