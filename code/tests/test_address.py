@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -73,3 +74,21 @@ def test_the_command_line(capsys):
     assert address.read()[0] in capsys.readouterr().out
     assert address.main(["https://example.org"]) == 1
     assert "not an address" in capsys.readouterr().err
+
+
+def test_links_for_a_jupyterhub(capsys):
+    assert address.main(["--hub", "https://hub.example.org/"]) == 0
+    links = capsys.readouterr().out.split()
+    assert len(links) == len(notebooks.paths())
+    repository, branch = address.read()
+    for link, path in zip(links, notebooks.paths(), strict=True):
+        parts = urlsplit(link)
+        assert (parts.netloc, parts.path) == ("hub.example.org", "/hub/user-redirect/git-pull")
+        folder = repository.rpartition("/")[2]
+        assert parse_qs(parts.query) == {
+            "repo": [repository],
+            "branch": [branch],
+            "urlpath": [f"lab/tree/{folder}/book/{path.name}"],
+        }
+    assert address.main(["--hub", "hub.example.org"]) == 1
+    assert "not an address of a hub" in capsys.readouterr().err

@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import urlencode
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "book" / "site"))
@@ -92,8 +93,34 @@ def rewrite(repository: str, branch: str, root: Path = ROOT) -> list[Path]:
     return changed
 
 
+def hub_link(hub: str, notebook: str, repository: str, branch: str) -> str:
+    """A link that opens a notebook on a JupyterHub: it fetches or updates the book there first.
+
+    The hub needs nbgitpuller, and the book's packages; the form is that of nbgitpuller's own generator
+    (https://nbgitpuller.readthedocs.io/en/latest/link.html).
+
+    Args:
+        hub: the hub's address.
+        notebook: the file's name.
+        repository: the book's address.
+        branch: of the repository.
+
+    Raises:
+        ValueError: if the hub's address is none.
+    """
+    if not re.fullmatch(r"https?://[^\s?#]+", hub):
+        raise ValueError(f"not an address of a hub: {hub}")
+    folder = repository.rpartition("/")[2]
+    query = {"repo": repository, "branch": branch, "urlpath": f"lab/tree/{folder}/book/{notebook}"}
+    return f"{hub.rstrip('/')}/hub/user-redirect/git-pull?{urlencode(query)}"
+
+
 def _run(given: argparse.Namespace) -> None:
     repository, branch = read()
+    if given.hub:
+        for path in sorted((ROOT / "book").glob("[0-9][0-9]_*.ipynb")):
+            print(hub_link(given.hub, path.name, repository, branch))
+        return
     if given.repository or given.branch:
         changed = rewrite(given.repository or repository, given.branch or branch)
         for path in changed:
@@ -111,6 +138,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("repository", nargs="?", help="https://github.com/NAME/REPOSITORY")
     parser.add_argument("--branch", help="that Colab opens (default: the present one)")
+    parser.add_argument(
+        "--hub", help="print links that open each chapter on this JupyterHub, and change nothing"
+    )
     parser.set_defaults(run=_run)
     return run_command("address", parser, argv)
 
