@@ -7,7 +7,6 @@ import os
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,10 +19,12 @@ from torch import nn
 
 from resnetbook import checks, data, runs
 
-# The authors' tools are tested, but not installed with the package.
+# The authors' tools and the site's extension are tested, but not installed with the package.
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tools"))
+sys.path.append(str(Path(__file__).resolve().parents[2] / "book" / "site"))
 
 import notebooks
+import publish
 
 matplotlib.use("Agg")
 
@@ -97,22 +98,10 @@ def dataset() -> data.FashionMNIST:
 def browser() -> Iterator:
     """Chromium, driven by Playwright: one for all tests of a process, which may not start a second one."""
     try:
-        from playwright.sync_api import Error, sync_playwright
-    except ImportError:
-        require(False, "playwright is not installed: pip install -r requirements.txt")
-    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    require(program is not None, "no Chromium: install it, for instance with apt-get install chromium")
-    with sync_playwright() as playwright:
-        # Chromium refuses its sandbox to root, and containers have little shared memory.
-        arguments = ["--disable-dev-shm-usage"] + (
-            ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
-        )
-        try:
-            chromium = playwright.chromium.launch(executable_path=program, args=arguments)
-        except Error as error:
-            require(False, f"{program} does not start: {error}")
-        yield chromium
-        chromium.close()
+        with publish.chromium() as found:
+            yield found
+    except (ImportError, ValueError) as error:
+        require(False, str(error))
 
 
 @pytest.fixture

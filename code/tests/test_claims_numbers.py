@@ -1,17 +1,12 @@
 """What the page on differing numbers says is so, held against the records."""
 
 import statistics
-import sys
 
 import pytest
+import site_numbers
 from conftest import claim
 
-import notebooks
 from resnetbook import compare, numerics, runs, studies
-
-sys.path.insert(0, str(notebooks.BOOK / "site"))
-
-import site_numbers  # noqa: E402
 
 PAGE = "your_numbers"
 WAYS = site_numbers.circumstances()

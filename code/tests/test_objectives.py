@@ -1,15 +1,10 @@
 """The guide's table of objectives: every one is tested by something, and every exercise tests one."""
 
-import sys
-
 import pytest
+import site_objectives
+from resnetbook_site import read_exercises
 
 import notebooks
-
-sys.path.append(str(notebooks.BOOK / "site"))
-
-import site_objectives  # noqa: E402
-from resnetbook_site import read_exercises  # noqa: E402
 
 CHAPTERS = {path.name[:2]: path for path in notebooks.paths()}
 

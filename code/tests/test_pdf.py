@@ -127,7 +127,7 @@ def test_without_a_browser_it_says_what_to_do(monkeypatch, capsys, tmp_path):
         raise ValueError("a PDF needs Chromium or Chrome")
         yield
 
-    monkeypatch.setattr(pdf.slides, "chromium", none)
+    monkeypatch.setattr(pdf, "chromium", none)
     assert pdf.main(["--out", str(tmp_path / "book.pdf")]) == 1
     assert capsys.readouterr().err == "pdf: a PDF needs Chromium or Chrome\n"
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import site_verified
 import torch
 import yaml
 
@@ -13,9 +14,6 @@ import notebooks
 import verified
 
 ROOT = notebooks.BOOK.parent
-sys.path.append(str(notebooks.BOOK / "site"))
-
-import site_verified  # noqa: E402
 
 
 def test_the_note_names_this_commit_and_what_is_installed(tmp_path):

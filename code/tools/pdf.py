@@ -15,7 +15,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from kit import slides
+import address
+from publish import ROOT, build, chromium
 from resnetbook._command import run_command
 
 try:
@@ -25,7 +26,6 @@ try:
 except ImportError as error:
     sys.exit(f"pdf: {error.name} is missing: pip install -r requirements.txt")
 
-ROOT = Path(__file__).resolve().parents[2]
 PARTS = Path(__file__).with_name("pdf_parts")
 TITLE = "ResNets: from plain CNNs to a trained ResNet-18"
 _FOOTER = (
@@ -38,26 +38,16 @@ def build_single_page(folder: Path) -> Path:
     """Build the book as one HTML page below ``folder``.
 
     Raises:
-        ValueError: if the build fails or warns; the message is its output.
+        ValueError: if the build fails or warns; the message is the end of its output.
     """
-    program = Path(sys.executable).with_name("jupyter-book")
-    command = [str(program if program.exists() else "jupyter-book"), "build", str(ROOT), "-W", "-n"]
-    command += ["--builder", "singlehtml", "--path-output", str(folder)]
-    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
-    site = folder / "_build" / "singlehtml"
-    page = site / "book" / "intro.html"
-    if done.returncode or not page.exists():
-        raise ValueError(f"the book does not build: {done.stdout[-2000:]}{done.stderr[-2000:]}")
+    site = build(folder, "-W", "-n", builder="singlehtml")
     # Its links to images and styles are relative to the folder above.
-    return page.rename(site / "whole.html")
+    return (site / "book" / "intro.html").rename(site / "whole.html")
 
 
 def note() -> list[str]:
     """The lines below the title: when and from what the PDF was made, and the licences."""
-    told = [(ROOT / "CITATION.cff").read_text(encoding="utf-8")]
-    repository = next(
-        line.split(": ", 1)[1] for line in told[0].splitlines() if line.startswith("repository-code")
-    )
+    repository, _ = address.read()
     log = ["git", "-C", str(ROOT), "log", "-1", "--format=%cs, commit %h"]
     found = subprocess.run(log, capture_output=True, encoding="utf-8", check=False).stdout.strip()
     return [
@@ -144,7 +134,7 @@ def print_book(browser: Browser, page: Path, out: Path) -> None:
 
 def _run(given: argparse.Namespace) -> None:
     given.out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="resnetbook-pdf-") as folder, slides.chromium() as browser:
+    with tempfile.TemporaryDirectory(prefix="resnetbook-pdf-") as folder, chromium() as browser:
         print_book(browser, build_single_page(Path(folder)), given.out)
     print(json.dumps({"pages": len(PdfReader(given.out).pages), "bytes": given.out.stat().st_size}))
 

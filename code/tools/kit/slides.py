@@ -24,18 +24,15 @@ import ast
 import base64
 import hashlib
 import html
-import os
 import re
 import subprocess
 import sys
 import textwrap
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from shutil import copyfile, which
+from shutil import copyfile
 from typing import TYPE_CHECKING
 
 import latex2mathml.converter
@@ -49,6 +46,7 @@ from pygments.lexers import PythonLexer
 
 import notebooks
 from kit.handouts import site_address
+from publish import chromium
 from resnetbook import data
 
 if TYPE_CHECKING:
@@ -440,32 +438,6 @@ def reveal_wheel() -> Path:
 # ---- the folder
 
 
-@contextmanager
-def chromium() -> Iterator["Browser"]:
-    """A browser of Playwright's.
-
-    Raises:
-        ValueError: if there is no Chromium or Chrome.
-    """
-    from playwright.sync_api import Error, sync_playwright
-
-    program = next(filter(None, map(which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    # On Windows and macOS Chrome is not among the commands; Playwright knows where it lies.
-    where = {"executable_path": program} if program else {"channel": "chrome"}
-    with sync_playwright() as playwright:
-        # Chromium refuses its sandbox to root, and containers have little shared memory.
-        root = hasattr(os, "geteuid") and os.geteuid() == 0
-        arguments = ["--disable-dev-shm-usage"] + (["--no-sandbox"] if root else [])
-        try:
-            browser = playwright.chromium.launch(**where, args=arguments)
-        except Error as error:
-            raise ValueError(
-                "a PDF needs Chromium or Chrome: install one (slides come without, with --no-pdf)"
-            ) from error
-        yield browser
-        browser.close()
-
-
 def print_decks(out: Path, browser: "Browser", all_decks: list[Deck]) -> None:
     """Write each deck as PDF, a page for each step; and once more with a page of notes behind each slide."""
     for one in all_decks:
@@ -511,5 +483,5 @@ def make(out: Path, pdf: bool = True) -> None:
         (out / f"{one.name}.html").write_text(page(one), encoding="utf-8")
     (out / "index.html").write_text(_index(all_decks, pdf), encoding="utf-8")
     if pdf:
-        with chromium() as browser:
+        with chromium("; or add --no-pdf") as browser:
             print_decks(out, browser, all_decks)

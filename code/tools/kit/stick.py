@@ -17,6 +17,7 @@ import nbformat
 
 import notebooks
 from kit import handouts
+from publish import build
 from resnetbook import data
 
 # What a notebook imports under another name than that of its package.
@@ -128,22 +129,6 @@ def _wheels(folder: Path, wanted: list[str], index: str | None) -> None:
         _pip("download", "--quiet", "--only-binary", ":all:", "--dest", str(folder), *more, *wanted)
 
 
-def _site(out: Path) -> None:
-    """Build the site into a folder.
-
-    Raises:
-        ValueError: if it does not build.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        program = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
-        command = [*program, "build", str(handouts.ROOT), "--path-output", folder]
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace")
-        built = Path(folder) / "_build" / "html"
-        if done.returncode or not (built / "index.html").exists():
-            raise ValueError(f"the site does not build: {done.stderr.strip()[-500:]}")
-        shutil.copytree(built, out)
-
-
 def make(
     out: Path,
     chapters: list[str] | None = None,
@@ -168,10 +153,8 @@ def make(
     data.fashion_mnist(out / "data")
     (out / "notebooks").mkdir()
     handouts.write(out / "notebooks", handouts.STUDENT, chapters, site="../site")
-    if site:
-        shutil.copytree(site, out / "site")
-    else:
-        _site(out / "site")
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(site or build(Path(folder)), out / "site")
     _wheels(out / "wheels", wanted, index)
     (out / "requirements.txt").write_text("\n".join([*wanted, "resnetbook", ""]), encoding="utf-8")
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file()) / 1e6
