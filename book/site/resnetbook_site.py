@@ -19,7 +19,6 @@ What it adds:
   and a page for addresses that are none are written (``site_files.py``).
 """
 
-import json
 import re
 from collections.abc import Callable, Iterable
 from html import escape, unescape
@@ -45,7 +44,7 @@ import site_verified
 from resnetbook import interactive, models, runs, studies
 from resnetbook.experiments import Experiment
 from resnetbook.recipe import Recipe
-from site_tables import table
+from site_tables import accuracy_text, table
 
 logger = logging.getLogger(__name__)
 
@@ -130,8 +129,7 @@ _EXERCISE = re.compile(
 
 def read_exercises(notebook: Path) -> list[dict[str, str]]:
     """The exercises of a notebook: ``number``, ``title``, ``minutes`` and ``level``."""
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    text = "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    text = site_objectives.prose(notebook)
     return [found.groupdict(default="") for found in _EXERCISE.finditer(text)]
 
 
@@ -177,15 +175,6 @@ class Instrument(SphinxDirective):
 
 # ---------------------------------------------------------------------------------------------------
 # Records
-
-
-def accuracy_text(records: list[dict], digits: int = 4) -> str:
-    """Mean ± sample standard deviation of the test accuracy, or the one value there is."""
-    values = [record["test_accuracy"] for record in records]
-    mean, deviation = runs.mean_std(values)
-    if len(values) == 1:
-        return f"{mean:.{digits}f}"
-    return f"{mean:.{digits}f} ± {deviation:.{digits}f}"
 
 
 def _count(number: int, noun: str) -> str:

@@ -29,6 +29,7 @@ from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 from resnetbook import runs
+from site_tables import accuracy_text
 
 logger = logging.getLogger(__name__)
 
@@ -126,8 +127,7 @@ class MeanAccuracy(SphinxRole):
         if not records:
             logger.warning("no record of experiment %r", self.text, location=self.get_location())
             return [], []
-        mean, deviation = runs.mean_std(runs.last(records, "test_accuracy"))
-        return [nodes.Text(f"{mean:.3f} ± {deviation:.3f}")], []
+        return [nodes.Text(accuracy_text(records, digits=3))], []
 
 
 def forget(app: Sphinx, env: BuildEnvironment, docname: str) -> None:

@@ -8,35 +8,29 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 from resnetbook import compare, numerics, runs, studies
-from site_tables import table
+from site_tables import accuracy_text, table
+
+
+def _of_several_seeds() -> list[tuple[str, list[dict]]]:
+    """The experiments of three seeds or more, each with its records: fewer make no band."""
+    return [(name, found) for name, found in runs.by_experiment().items() if len(found) >= 3]
 
 
 def bands() -> list[tuple[str, str, str]]:
     """For each experiment of three seeds or more: name, accuracy with its deviation and seeds, and band."""
     rows = []
-    for name, found in runs.by_experiment().items():
-        values = runs.last(found, "test_accuracy")
-        if len(values) < 3:
-            continue
-        mean, deviation = runs.mean_std(values)
-        low, high = compare.prediction_interval(values)
-        rows.append(
-            (
-                name,
-                f"{mean:.4f} ± {deviation:.4f} (n = {len(values)})",
-                f"{max(low, 0):.3f}–{min(high, 1):.3f}",
-            )
-        )
+    for name, found in _of_several_seeds():
+        low, high = compare.prediction_interval(runs.last(found, "test_accuracy"))
+        accuracy = f"{accuracy_text(found)} (n = {len(found)})"
+        rows.append((name, accuracy, f"{max(low, 0):.3f}–{min(high, 1):.3f}"))
     return rows
 
 
 def left_out() -> tuple[int, int]:
     """How many records of such experiments lie in the band of their other seeds, and of how many."""
     inside = []
-    for found in runs.by_experiment().values():
+    for _, found in _of_several_seeds():
         values = runs.last(found, "test_accuracy")
-        if len(values) < 3:
-            continue
         for number, value in enumerate(values):
             low, high = compare.prediction_interval(values[:number] + values[number + 1 :])
             inside.append(low <= value <= high)

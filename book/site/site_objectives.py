@@ -22,7 +22,8 @@ def chapters() -> list[Path]:
     return sorted(BOOK.glob("[0-9][0-9]_*.ipynb"))
 
 
-def _prose(notebook: Path) -> str:
+def prose(notebook: Path) -> str:
+    """The Markdown cells of a notebook, one below the other."""
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     return "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
 
@@ -33,7 +34,7 @@ def objectives(notebook: Path) -> list[str]:
     Raises:
         ValueError: if it does not say so.
     """
-    found = _LIST.search(_prose(notebook) + "\n")
+    found = _LIST.search(prose(notebook) + "\n")
     if found is None:
         raise ValueError(f"{notebook.name} has no list of what the reader can do")
     return [line[2:].strip().rstrip(",.") for line in found["items"].splitlines()]
@@ -41,7 +42,7 @@ def objectives(notebook: Path) -> list[str]:
 
 def questions(notebook: Path) -> list[str]:
     """The quiz's questions, by name: ``quiz 1``, and so on."""
-    _, _, quiz = _prose(notebook).partition("\n## Quiz\n")
+    _, _, quiz = prose(notebook).partition("\n## Quiz\n")
     return [f"quiz {number}" for number in re.findall(r"(?m)^\*\*(\d+)\.\*\* ", quiz)]
 
 

@@ -1,8 +1,10 @@
-"""Tables of texts, as the site's directives write them."""
+"""Tables of texts, and results as text, as the site's directives write them."""
 
 from collections.abc import Iterable
 
 from docutils import nodes
+
+from resnetbook import runs, tables
 
 Cell = str | list[nodes.Node]
 
@@ -28,3 +30,8 @@ def table(header: Iterable[str], rows: Iterable[Iterable[Cell]], css_class: str 
         group += nodes.thead("", row(header))
     group += nodes.tbody("", *map(row, rows))
     return nodes.table("", group, classes=[css_class])
+
+
+def accuracy_text(records: list[dict], digits: int = 4) -> str:
+    """Mean ± sample standard deviation of the test accuracy, or the one value there is."""
+    return tables.summary(runs.last(records, "test_accuracy"), digits).rpartition(" (")[0]
