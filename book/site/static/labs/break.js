@@ -216,16 +216,6 @@ function loaded(folder, name) {
   });
 }
 
-/* An element with attributes and children: make("p", {class: "x"}, "text"). */
-function make(tag, attributes = {}, ...children) {
-  const element = document.createElement(tag);
-  for (const [key, value] of Object.entries(attributes))
-    if (key.startsWith("on")) element.addEventListener(key.slice(2), value);
-    else if (value !== false) element.setAttribute(key, value === true ? "" : value);
-  element.append(...children);
-  return element;
-}
-
 /* Draw a map in grey, darkest to brightest, into a canvas of its own size. */
 function paint(canvas, values, side, least = Math.min(...values), most = Math.max(...values)) {
   canvas.width = canvas.height = side;

@@ -285,16 +285,6 @@ function trainLab(root) {
   const parts = {};
   let running = false, last = null, settings = null, spoken = 0;
 
-  /* An element with attributes and children: make("p", {class: "x"}, "text"). */
-  function make(tag, attributes = {}, ...children) {
-    const element = document.createElement(tag);
-    for (const [key, value] of Object.entries(attributes))
-      if (key.startsWith("on")) element.addEventListener(key.slice(2), value);
-      else if (value !== false) element.setAttribute(key, value === true ? "" : value);
-    element.append(...children);
-    return element;
-  }
-
   function draw(tag, attributes, ...children) {
     const element = document.createElementNS(svg, tag);
     for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
