@@ -299,9 +299,8 @@ def compare(name: str, mine: dict | float) -> Comparison:
         KeyError: if the book has no such records.
         ValueError: if it has one seed only, or ``mine`` is an accuracy that is not between 0 and 1.
     """
-    known = by_experiment()
-    experiment = name if name in known else name.rpartition("-seed")[0]
-    found = load_seeds(experiment or name)
+    experiment = name if name in EXPERIMENTS else experiment_of(name)[0]
+    found = load_seeds(experiment)
     if len(found) < 2:
         raise ValueError(f"the book has one seed of {experiment}, and one seed has no spread")
     accuracy = float(mine["test_accuracy"] if isinstance(mine, dict) else mine)

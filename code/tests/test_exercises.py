@@ -1,7 +1,5 @@
 """Every exercise: its page says what its data say, its answer is right, and each of its slips is named."""
 
-import importlib
-import pkgutil
 import re
 
 import nbformat
@@ -9,21 +7,11 @@ import pytest
 import torch
 
 import notebooks
+from kit import handouts
 from resnetbook import checks
 from resnetbook.checks.exercise import Exercise
 
-
-def _exercises() -> dict[str, Exercise]:
-    """All exercises of the book, by the name that a reader calls."""
-    found = {}
-    for module in pkgutil.iter_modules(checks.__path__, "resnetbook.checks."):
-        if re.search(r"\.chapter\d\d$", module.name):
-            contents = vars(importlib.import_module(module.name))
-            found |= {name: thing for name, thing in contents.items() if isinstance(thing, Exercise)}
-    return found
-
-
-EXERCISES = _exercises()
+EXERCISES = handouts.exercises()
 each = pytest.mark.parametrize("name", list(EXERCISES))
 
 

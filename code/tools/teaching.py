@@ -4,7 +4,6 @@
 """
 
 import argparse
-import importlib.util
 import shutil
 import sys
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from pathlib import Path
 from nbclient.exceptions import CellExecutionError
 
 import notebooks
-from kit import handouts, slides, stick
+from kit import assignment, handouts, slides, stick
 from resnetbook._command import run_command
 
 # In each folder that this command makes. It empties no other.
@@ -33,8 +32,6 @@ def _solution(out: Path, arguments: argparse.Namespace) -> None:
 
 
 def _assignment(out: Path, arguments: argparse.Namespace) -> None:
-    from kit import assignment
-
     assignment.make(out)
 
 
@@ -54,8 +51,6 @@ PARTS: dict[str, Callable[[Path, argparse.Namespace], None]] = {
     "slides": _slides,
     "stick": _stick,
 }
-if importlib.util.find_spec("kit.assignment") is None:
-    del PARTS["assignment"]
 
 
 def emptied(folder: Path) -> Path:

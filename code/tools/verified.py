@@ -11,10 +11,10 @@ import datetime
 import importlib.metadata
 import json
 import platform
-import subprocess
 import sys
 from pathlib import Path
 
+from resnetbook import runs
 from resnetbook._command import run_command
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,14 +33,12 @@ def note() -> dict:
             versions[package] = importlib.metadata.version(package).partition("+")[0]
         except importlib.metadata.PackageNotFoundError as error:
             raise ValueError(f"{package} is not installed, so nothing was verified with it") from error
-    found = subprocess.run(
-        ["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, encoding="utf-8", check=False
-    )
-    if found.returncode:
-        raise ValueError(f"{ROOT} is no checkout: {found.stderr.strip()}")
+    commit = runs.source()["commit"]
+    if commit is None:
+        raise ValueError("this is no checkout")
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "commit": found.stdout.strip(),
+        "commit": commit,
         "versions": versions,
     }
 
