@@ -187,9 +187,10 @@ def image_grid(
         raise ValueError(f"{len(images)} images need {len(images)} titles, got {len(titles)}")
     height, width = images.shape[1:]
     rows = -(-len(images) // columns)
+    side = min(1.45, 5.9 / columns)  # inches: no wider, or a phone shrinks the titles too far
     # In units of one image: room above each for its title of up to two lines.
-    head = 0.42 if titles is not None else 0.08
-    ax = axes(ax, figsize=(1.45 * columns, 1.45 * rows * (1 + head)))
+    head = 0.42 * 1.45 / side if titles is not None else 0.08
+    ax = axes(ax, figsize=(side * columns, side * rows * (1 + head)))
     for i, image in enumerate(np.asarray(images)):
         left, top = (i % columns) * 1.08, (i // columns) * (1 + head) + head
         ax.imshow(image, cmap="gray", extent=(left, left + 1, top + height / width, top))
@@ -208,13 +209,13 @@ def confusion(matrix: np.ndarray, classes: Sequence[str], ax: Axes | None = None
     The colour shows the share of the row, on a square-root scale, so that rare mistakes are seen.
     """
     matrix = np.asarray(matrix)
-    ax = axes(ax, figsize=(6.4, 5.6))
+    ax = axes(ax, figsize=(4.8, 5.0))
     share = matrix / matrix.sum(1, keepdims=True).clip(min=1)
     ax.imshow(np.sqrt(share), cmap="Blues", vmin=0, vmax=1)
     for (row, column), count in np.ndenumerate(matrix):
         color = "white" if share[row, column] > 0.35 else "black"
         if count:
-            ax.text(column, row, str(count), ha="center", va="center", color=color, fontsize=9)
+            ax.text(column, row, str(count), ha="center", va="center", color=color, fontsize=10)
     ax.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
     ax.set_yticks(range(len(classes)), classes)
     ax.set_xlabel("predicted class")

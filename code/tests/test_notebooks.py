@@ -2,10 +2,13 @@
 
 import copy
 import importlib.util
+import io
+import math
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import nbformat
 import pytest
 from IPython.core.inputtransformer2 import TransformerManager
@@ -120,6 +123,38 @@ def test_what_draws_and_defines_nothing_is_folded(path):
 
 # Cells that draw and that a reader should see all the same.
 VISIBLE = ("d2l.train_ch6(", "plotting.confusion(", "losses.argsort(descending=True)[:10]")
+
+
+# The width of a page's text and figures, in pixels, on a phone of 360: test_site.py measures it.
+COLUMN = 328
+
+
+@EVERY
+def test_labels_in_figures_are_legible_on_a_phone(path):
+    for cell in code_cells(path):
+        for output in cell.outputs:
+            if svg := output.get("data", {}).get("image/svg+xml"):
+                assert smallest_label(svg) >= 9, f"{cell.id}: {smallest_label(svg):.1f} pixels"
+
+
+def smallest_label(svg: str) -> float:
+    """Size in pixels of the smallest text in one of matplotlib's figures, in a column of a phone.
+
+    Text is drawn as outlines, in units of a hundredth of its size in points. An exponent is scaled once
+    more, inside, and is left out.
+    """
+    width = float(re.search(r'<svg [^>]*?width="([\d.]+)pt"', svg)[1])
+    points = min((100 * float(scale) for scale in re.findall(r"scale\(([\d.]+) -", svg)), default=math.inf)
+    return points * min(96 / 72, COLUMN / width)
+
+
+def test_a_small_label_in_a_wide_figure_is_noticed():
+    figure, ax = plt.subplots(figsize=(4.8, 3))
+    ax.set_xlabel("epoch", fontsize=9)
+    drawn = io.StringIO()
+    figure.savefig(drawn, format="svg")
+    plt.close(figure)
+    assert smallest_label(drawn.getvalue()) == pytest.approx(9 * COLUMN / (4.8 * 72), abs=0.1)
 
 
 @EVERY
