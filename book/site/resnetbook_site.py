@@ -12,9 +12,12 @@ What it adds:
   that follow from ``repository`` in ``_config.yml``.
 - *Clean pages.* Formulas are MathML (``site_math.py``) and the search has the book's whole text
   (``site_search.py``). A script of 1.5 MB and the fonts of two thousand icons, which the theme loads for
-  nothing, are removed; what it leaves unlabelled for screen readers is labelled.
+  nothing, are removed, as are the elements around words of code that have no colour of their own
+  (``site_code.py``); what it leaves unlabelled for screen readers is labelled.
 - *Terms and numbers.* Words in bold lead to the glossary; figures and tables are numbered by chapter
   (``site_terms.py``).
+- *Folds.* What sets a notebook up is one fold; a hint, a solution and an answer say of what they are
+  (``site_folds.py``).
 - *For other sites.* Every page has a description, a card and its canonical address; a sitemap, robots.txt
   and a page for addresses that are none are written (``site_files.py``).
 """
@@ -32,7 +35,9 @@ from sphinx.transforms import SphinxTransform
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
+import site_code
 import site_files
+import site_folds
 import site_languages
 import site_links
 import site_math
@@ -278,16 +283,6 @@ def seeds_in_words(records: list[dict], planned: int) -> str:
     return f"{len(records)} of {planned} planned seeds; the others are not recorded yet"
 
 
-def _folded(summary: str, content: list[nodes.Node]) -> list[nodes.Node]:
-    """Content that is folded away under a line of text, without a script."""
-    before = f"<details><summary>{escape(summary)}</summary>\n"
-    return [
-        nodes.raw("", before, format="html"),
-        *content,
-        nodes.raw("", "</details>\n", format="html"),
-    ]
-
-
 def _commands(words: str, records: list[dict]) -> list[nodes.Node]:
     """The commands that make records again."""
     commands = "\n".join(record["command"] for record in records)
@@ -349,7 +344,7 @@ class Runs(SphinxDirective):
                 table(_STUDY_HEADER, map(study_row, found), "runs-seeds"),
                 *_commands("To measure it again:", found),
             ]
-            part += _folded(f"Seeds and command of {study}", details)
+            part += site_folds.folded(f"Seeds and command of {study}", details)
             section += part
         return section
 
@@ -394,7 +389,7 @@ class Runs(SphinxDirective):
             text = "“Code unchanged: no” means that the package had uncommitted changes when the run began."
             details.append(nodes.paragraph("", text))
         details += _commands("To train it again:", records)
-        section += _folded(f"Recipe, seeds and command of {name}", details)
+        section += site_folds.folded(f"Recipe, seeds and command of {name}", details)
         return section
 
 
@@ -503,41 +498,7 @@ def clean_page(html: str) -> str:
     """A page of the theme without what no reader needs, and with what a screen reader needs."""
     for pattern, replacement in _CLEANING:
         html = pattern.sub(replacement, html)
-    return name_folds(html)
-
-
-# An exercise, a question of a quiz, and what is folded below them.
-_FOLD = re.compile(
-    r'id="exercise-(?P<chapter>\d+)-(?P<number>\d+[a-z]?)"'
-    r"|<h2|<div class=\"[^\"]*\b(?P<predict>predict)\b"
-    r"|<p><strong>(?P<question>\d+)\.</strong>"
-    r"|<summary>(?P<fold>Hint|Solution|Answer)</summary>"
-)
-
-
-def name_folds(html: str) -> str:
-    """Say of what a folded hint, solution or answer is: a list of thirty times "Hint" is no help."""
-    exercise = question = ""
-
-    def named(found: re.Match) -> str:
-        nonlocal exercise, question
-        if found["number"]:
-            exercise = f"exercise {found['chapter']}.{found['number']}"
-        elif found["predict"]:
-            exercise = "the prediction"
-        elif found[0] == "<h2":
-            exercise = question = ""
-        elif found["question"]:
-            question = f"question {found['question']}"
-        elif found["fold"] == "Answer" and question:
-            return f"<summary>Answer to {question}</summary>"
-        elif found["fold"] != "Answer" and exercise:
-            return (
-                f"<summary>{found['fold']} {'for' if found['fold'] == 'Hint' else 'of'} {exercise}</summary>"
-            )
-        return found[0]
-
-    return _FOLD.sub(named, html)
+    return site_folds.name_folds(html)
 
 
 # Sphinx's own search, in whose place stands the book's.
@@ -606,11 +567,14 @@ def finish_site(app: Sphinx, exception: Exception | None) -> None:
         *map(site.joinpath, _SPHINX_SEARCH),
     ]:
         script.unlink(missing_ok=True)
+    themed = app.config.html_theme == "sphinx_book_theme"
+    css = (site / "_static" / "pygments.css").read_text(encoding="utf-8")
+    plain = site_code.plain_tokens(css) if themed else frozenset()
     for page in site.rglob("*.html"):
         if "_static" in page.relative_to(site).parts:
             continue  # the theme's templates, which are no pages
         html = page.read_text(encoding="utf-8")
-        cleaned = site_files.size_images(clean_page(html), page.parent)
+        cleaned = site_files.size_images(site_code.unwrap(clean_page(html), plain), page.parent)
         if cleaned != html:
             page.write_text(cleaned, encoding="utf-8")
     root = f"{app.config.root_doc}.html"
@@ -622,7 +586,7 @@ def finish_site(app: Sphinx, exception: Exception | None) -> None:
         return
     pages = sorted(f"{docname}.html" for docname in app.env.found_docs)
     site_search.write_index(site, pages)
-    if app.config.html_theme == "sphinx_book_theme":
+    if themed:
         site_files.subset_icons(site)
     if base := app.config.html_baseurl:
         (site / "sitemap.xml").write_text(site_files.sitemap(base, pages), encoding="utf-8")
@@ -638,6 +602,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("instrument", Instrument)
     app.add_directive("runs", Runs)
     app.add_role("accuracy", Accuracy())
+    site_folds.setup(app)
     site_languages.setup(app)
     site_math.setup(app)
     site_numbers.setup(app)

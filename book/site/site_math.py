@@ -101,7 +101,9 @@ def visit_inline(self, node: nodes.math) -> None:
 
 def visit_block(self, node: nodes.math_block) -> None:
     """Write a formula on a line of its own, with its number if it has one."""
-    self.body.append(self.starttag(node, "div", CLASS="math notranslate nohighlight"))
+    # By the last class the theme makes what scrolls, on a phone, reachable with the keyboard.
+    classes = "math notranslate nohighlight pst-scrollable-table-container"
+    self.body.append(self.starttag(node, "div", CLASS=classes))
     if node["number"]:
         self.body.append(f'<span class="eqno">({node["number"]})')
         self.add_permalink_ref(node, _("Link to this equation"))

@@ -28,6 +28,9 @@ from urllib.parse import unquote, urljoin, urlsplit
 import pytest
 import torch
 import yaml
+from docutils import nodes
+from docutils.utils import new_document
+from test_notebooks import COLUMN
 
 from resnetbook import blocks, models, probes, runs, studies
 from resnetbook.experiments import Experiment
@@ -913,6 +916,63 @@ def test_no_fold_of_the_book_is_nameless(built: Site) -> None:
     assert names > 100
 
 
+def test_what_sets_a_chapter_up_is_one_fold_before_section_1(built: Site) -> None:
+    for path in notebooks():
+        before = []
+        for part in (
+            built.trees[f"book/{path.stem}.html"].select_one("article section").find_all(recursive=False)
+        ):
+            if part.name == "section":
+                break
+            before.append(part)
+        assert not [part for part in before if "cell" in part.get("class", [])], path.stem
+        (fold,) = [part for part in before if "set-up" in part.get("class", [])]
+        assert "Install the book's helpers" in fold.get_text()
+        told = fold.summary.get_text()
+        assert ("long runs" in told) == ("Train the long ones yourself" in fold.get_text()), told
+
+
+@pytest.mark.parametrize(("second", "folded"), [("tag_hide-input", True), ("tag_varies", False)])
+def test_cells_are_set_up_only_if_each_is_folded(extension: ModuleType, second: str, folded: bool) -> None:
+    cells = [nodes.container(classes=["cell", tag]) for tag in ("tag_hide-input", second)]
+    text = nodes.paragraph("", "what a reader needs")
+    section = nodes.section("", nodes.container(classes=["cell"]))
+    page = nodes.section("", text, *cells, section)
+    document = new_document("a page")
+    document += page
+    sys.modules["site_folds"].SetUp(document).apply()
+    raw = [part for part in page.children if isinstance(part, nodes.raw)]
+    assert page.children == ([text, raw[0], *cells, raw[1], section] if folded else [text, *cells, section])
+
+
+PYGMENTS = """
+html[data-theme="light"] .highlight { background: #fefefe; color: #080808 }
+html[data-theme="light"] .highlight .k { color: #6730C5 } /* Keyword */
+html[data-theme="light"] .highlight .n { color: #080808 } /* Name */
+html[data-theme="light"] .highlight .p { color: #080808 } /* Punctuation */
+html[data-theme="dark"] .highlight { background: #2b2b2b; color: #f8f8f2 }
+html[data-theme="dark"] .highlight .n { color: #f8f8f2 } /* Name */
+html[data-theme="dark"] .highlight .p { color: #f8f8f2; font-weight: bold } /* Punctuation */
+"""
+
+
+def test_words_of_code_that_have_no_colour_have_no_element(extension: ModuleType, built: Site) -> None:
+    code = sys.modules["site_code"]
+    assert code.plain_tokens(PYGMENTS) == {"n"}
+    with pytest.raises(ValueError, match="no colours"):
+        code.plain_tokens(".highlight .n { color: #080808 }")
+    page = (
+        '<span class="n">a</span><div class="highlight"><pre><span></span><span class="n">a&lt;</span>'
+        '<span class="k">if</span>\n</pre></div>'
+    )
+    once = page.replace('<span class="n">a&lt;</span>', "a&lt;")
+    assert code.unwrap(page, frozenset("n")) == code.unwrap(once, frozenset("n")) == once
+    plain = code.plain_tokens((built.folder / "_static" / "pygments.css").read_text(encoding="utf-8"))
+    assert plain >= {"n", "p", "w"}
+    for name, tree in built.trees.items():
+        assert not tree.select(", ".join(f"div.highlight > pre > span.{token}" for token in plain)), name
+
+
 @pytest.mark.parametrize(
     ("root", "size"),
     [
@@ -985,6 +1045,7 @@ class Visit:
     tables: int = 0
     background: float = 0.0
     faint: list[str] = field(default_factory=list)
+    axe: list[str] = field(default_factory=list)
 
 
 def test_pages_in_other_languages_are_marked_and_name_each_other(built):
@@ -1097,8 +1158,15 @@ _CUT = """() => [...document.querySelectorAll('article .text_html:has(table.rows
   .map(e => e.textContent.trim().replace(/\\s+/g, ' ').slice(0, 60))"""
 
 
+_FINISH = """() => document.getAnimations()
+  .filter(animation => animation.effect.getComputedTiming().endTime < Infinity)
+  .forEach(animation => animation.finish())"""
+
+
 def visit(browser, address: str, page_name: str, width: int, scheme: str) -> Visit:
     """Open a page with every other host blocked, wait for its math, and look at it."""
+    from axe_playwright_python.sync_playwright import Axe  # as Playwright, only where it is installed
+
     seen = Visit()
     context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
     page = context.new_page()
@@ -1139,6 +1207,11 @@ def visit(browser, address: str, page_name: str, width: int, scheme: str) -> Vis
         seen.cut = page.evaluate(_CUT)
         seen.tables = page.locator("article table.rows").count()
         seen.background, seen.faint = page.evaluate(_LOOK)
+        # What fades in has its colours at the end only; the style sheets are here already.
+        page.evaluate(_FINISH)
+        options = {"resultTypes": ["violations"], "preload": False}
+        found = Axe().run(page, options=options).response["violations"]
+        seen.axe = [f"{rule['id']}: {node['html'][:120]}" for rule in found for node in rule["nodes"][:3]]
     finally:
         context.close()
     return seen
@@ -1164,6 +1237,13 @@ def _complaints(visits: dict[str, Visit], of: str) -> str:
 def test_no_page_throws_an_error(desktop: dict[str, Visit], phone: dict[str, Visit]) -> None:
     assert not _complaints(desktop, "errors")
     assert not _complaints(phone, "errors")
+
+
+@pytest.mark.slow
+def test_axe_finds_no_barrier(desktop: dict[str, Visit], phone: dict[str, Visit]) -> None:
+    """https://github.com/dequelabs/axe-core, with everything unfolded, in the light and in the dark."""
+    assert not _complaints(desktop, "axe")
+    assert not _complaints(phone, "axe")
 
 
 @pytest.mark.slow
@@ -1274,8 +1354,8 @@ def test_the_landing_page_holds_still(browser, address: str) -> None:
 
 
 @pytest.mark.slow
-def test_section_1_begins_within_a_screen_and_a_half(browser, address: str) -> None:
-    width, height = 1280, 800
+@pytest.mark.parametrize(("width", "height"), [(1280, 800), (PHONE, 740)])
+def test_section_1_begins_within_a_screen_and_a_half(browser, address: str, width: int, height: int) -> None:
     page = browser.new_page(viewport={"width": width, "height": height})
     page.set_default_timeout(PATIENCE)
     try:
@@ -1283,6 +1363,10 @@ def test_section_1_begins_within_a_screen_and_a_half(browser, address: str) -> N
             page.goto(f"{address}/book/{path.stem}.html", wait_until="load")
             top = page.eval_on_selector("article h2", "e => e.getBoundingClientRect().top + scrollY")
             assert 0 < top <= 1.5 * height, f"{path.stem}: {top:.0f} pixels"
+            if width == PHONE:
+                figures = page.locator("article figure img")
+                widths = figures.evaluate_all("all => all.map(img => [img.naturalWidth, img.width])")
+                assert widths and all(shown >= min(COLUMN, natural) for natural, shown in widths), path.stem
     finally:
         page.close()
 

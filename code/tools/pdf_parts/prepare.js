@@ -27,6 +27,7 @@
   for (const node of article.querySelectorAll("script, button, canvas, .headerlink, .colab-button")) node.remove();
   // Code that only sets up, draws or makes a table is folded on the site, and left out here.
   for (const node of article.querySelectorAll("details.hide")) node.remove();
+  for (const node of article.querySelectorAll("details.set-up")) node.replaceWith(...[...node.childNodes].slice(1));
 
   // Each page of the site is a chapter. Its anchor stands before it; most of its sections have names that
   // occur in other chapters too, so their ids are made different, and links within a chapter follow.

@@ -417,7 +417,7 @@ function trainLab(root) {
   parts.go = make("button", { type: "button", class: "start", onclick: toggle }, "Train");
   parts.steps = make("strong");
   parts.said = make("p", { "aria-live": "polite", class: "said" });
-  parts.titles = [make("h3", {}, "plain"), make("h3", {}, "with shortcuts")];
+  parts.titles = [make("h2", {}, "plain"), make("h2", {}, "with shortcuts")];
   parts.planes = [0, 1].map((k) => make("canvas", { width: 200, height: 200, class: "plane", role: "img", "aria-label": `the ${k ? "right" : "left"} network's decision surface, and the points of the two spirals` }));
   parts.bars = [0, 1].map((k) => draw("svg", { viewBox: "0 0 200 60", class: "norms", role: "img", "aria-label": `norm of the gradient for each layer of the ${k ? "right" : "left"} network, first layer at the left`, preserveAspectRatio: "none" }));
   parts.told = [make("p"), make("p")];
