@@ -17,10 +17,13 @@ BUTTON = "Open in Colab"
 # What stands below the title. Any repository: whoever copies the book has another one.
 _BUTTON = re.compile(rf"\n\n\[{BUTTON}\]\(https://colab\.research\.google\.com/[^)\s]*\)(?=\n|$)")
 _COLAB = "https://colab.research.google.com/github"
-# A link to a page of the book as an author writes it, as a site says it, and to a script in a repository.
-_WRITTEN = re.compile(r"\]\(([\w/-]+)\.(ipynb|md|py)(#[^)\s]*)?\)")
+# A link to a page of the book as an author writes it, as a site says it, and to a script, or what it
+# printed, in a repository.
+_WRITTEN = re.compile(r"\]\(([\w/-]+)\.(ipynb|md|py|txt)(#[^)\s]*)?\)")
 _ON_A_SITE = re.compile(r"\]\(https://[^)\s]+/book/([\w/-]+)\.html(#[^)\s]*)?\)")
-_IN_A_REPOSITORY = re.compile(r"\]\(https://github\.com/[\w.-]+/[\w.-]+/blob/[^)\s]+/book/([\w/-]+\.py)\)")
+_IN_A_REPOSITORY = re.compile(
+    r"\]\(https://github\.com/[\w.-]+/[\w.-]+/blob/[^)\s]+/book/([\w/-]+\.(?:py|txt))\)"
+)
 
 
 def site_address(repository: str) -> str:
@@ -60,8 +63,8 @@ def absolute(text: str, own: dict[str, str]) -> str:
 
     def written(link: re.Match[str]) -> str:
         stem, end, anchor = link[1], link[2], link[3] or ""
-        if end == "py":
-            return f"]({own['files']}/book/{stem}.py)" if (BOOK / f"{stem}.py").is_file() else link[0]
+        if end in ("py", "txt"):
+            return f"]({own['files']}/book/{stem}.{end})" if (BOOK / f"{stem}.{end}").is_file() else link[0]
         return f"]({own['site']}book/{stem}.html{anchor})" if _page(stem) == f"{stem}.{end}" else link[0]
 
     def on_a_site(link: re.Match[str]) -> str:

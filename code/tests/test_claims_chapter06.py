@@ -1,5 +1,6 @@
 """What chapter 6 says of its results is what the records say."""
 
+import dataclasses
 import importlib.util
 import itertools
 import math
@@ -187,6 +188,22 @@ def test_what_chapter_6_says_of_costs_is_so():
         assert 0.001 < accuracy[longer] - accuracy[shorter] < 0.008
         says("Within *one* network more training does help", means(shorter, longer).clear)
     assert all(len(runs.load_seeds(name)) == 5 for name in one_network)
+
+    # The full width: no verdicts, since its seeds are few.
+    def tests(name: str) -> list[float]:
+        return last_of_seeds(name, "test_accuracy")
+
+    full = tests("resnet-18")
+    assert len(full) == 2  # "both"
+    says("`resnet-18` gains more than three points", fmean(full) - fmean(tests(source)) > 0.03)
+    nine, five = (runs.EXPERIMENTS[name] for name in ("speed-94-cpu", "resnet-18"))
+    same = dataclasses.replace(nine.recipe, num_epochs=five.recipe.num_epochs)
+    says("the recipe of the nine epochs in five", five.recipe == same and same.num_epochs == 5)
+    says("in half the epochs", 2 * same.num_epochs == runs.EXPERIMENTS[source].recipe.num_epochs)
+    says("has the full width of 64 channels", five.model == {**nine.model, "width": 64})
+    says("Both of its runs lie above all five of `epochs-5`", min(full) > max(tests("epochs-5")))
+    says("but below all five of `epochs-50`", max(full) < min(tests("epochs-50")))
+    says("which costs less: more epochs paid more than more width", cost("epochs-50") < cost("resnet-18"))
     says("at about twice the cost of epochs-50", abs(cost(source) / cost("epochs-50") - 2) < 0.3)
     # Mode full, "seven to nine hours" on two cores, evaluation included; records hold training alone.
     hours = 0.0
@@ -400,9 +417,9 @@ def test_the_recipe_to_start_from_is_the_one_of_five_epochs():
     assert (recipe.nesterov, recipe.momentum, recipe.weight_decay) == (True, 0.9, 5e-4)
     assert (recipe.batch_size, recipe.lr, recipe.initialization) == (128, 0.2, "model")
     says("one that ends at 0, as one-cycle", recipe.schedule == "onecycle")
-    names = ("epochs-5", "speed-94-cpu", "epochs-20", "epochs-50")
+    names = ("epochs-5", "speed-94-cpu", "epochs-20", "epochs-50", "resnet-18")
     smoothing = {runs.EXPERIMENTS[name].recipe.label_smoothing for name in names}
-    says("All four trainings of section 6 have it", smoothing == {0.1})
+    says("All five new trainings of section 6 have it", smoothing == {0.1})
     script = notebooks.BOOK / "scripts" / "fashion_mnist_resnet.py"
     says("in **one file** of 150 lines", len(script.read_text(encoding="utf-8").splitlines()) == 150)
     says("/book/scripts/fashion_mnist_resnet.py)")

@@ -136,3 +136,14 @@ def test_it_runs_from_a_terminal_on_a_folder_of_data(folder):
     assert re.fullmatch(r"epoch 1: loss \d\.\d{4}, \d+ s\ntest accuracy 0\.\d\d00\n", ended.stdout)
     assert [path.name for path in folder.iterdir()] == ["FashionMNIST"]
     assert ended.stderr == ""
+
+
+def test_what_it_printed_at_its_end_is_what_a_seed_of_the_book_may_print():
+    """``fashion_mnist_resnet.txt``: one run with ``--bfloat16``, as chapter 6 says to start it."""
+    printed = SCRIPT.with_suffix(".txt").read_text(encoding="utf-8")
+    losses = [float(loss) for loss in re.findall(r"^epoch \d: loss (\d\.\d{4}), \d+ s$", printed, re.M)]
+    (tested,) = re.findall(r"^test accuracy (0\.\d{4})$", printed, re.M)
+    history = runs.load("epochs-5-seed0")["history"]
+    # The same starting weights and order of images; what differs is rounding, which grows with the steps.
+    assert losses == pytest.approx([epoch["train_loss"] for epoch in history], abs=0.01)
+    assert runs.compare("epochs-5", float(tested)).inside
