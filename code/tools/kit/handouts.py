@@ -28,7 +28,7 @@ _FOLDED_SOLUTION = re.compile(r"\s*<details>\s*<summary>Solution</summary>.*?</d
 # The whole quote that asks for a prediction.
 _PREDICT = re.compile(r"^> \*\*Predict\.\*\*.*(?:\n>.*)*", re.M)
 # A link to another page of the book; its anchor, if any, by itself.
-_LINK = re.compile(r"\]\((?!https?:|#|mailto:)([\w/.-]+?)(\.ipynb|\.md|\.py)(#[^)]*)?\)")
+_LINK = re.compile(r"\]\((?!https?:|#|mailto:)([\w/.-]+?)(\.ipynb|\.md|\.py|\.txt)(#[^)]*)?\)")
 _NOTES = {
     STUDENT: (
         "*A copy for a class: exercises and checks are here, solutions and answers to the quiz are not, and "
@@ -73,7 +73,7 @@ def _linked(text: str, names: set[str], site: str) -> str:
         page, suffix, anchor = match[1], match[2], match[3] or ""
         if f"{page}{suffix}" in names:
             return match[0]
-        if suffix == ".py":  # the site shows no page for a script, the repository does
+        if suffix in (".py", ".txt"):  # of a script the site shows no page, the repository does
             return f"]({site_links.own_addresses()['files']}/book/{page}{suffix})"
         return f"]({site}/book/{page}.html{anchor})"
 
