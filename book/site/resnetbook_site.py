@@ -568,8 +568,7 @@ def finish_site(app: Sphinx, exception: Exception | None) -> None:
     ]:
         script.unlink(missing_ok=True)
     themed = app.config.html_theme == "sphinx_book_theme"
-    css = (site / "_static" / "pygments.css").read_text(encoding="utf-8")
-    plain = site_code.plain_tokens(css) if themed else frozenset()
+    plain = site_code.plain_tokens(site) if themed else frozenset()
     for page in site.rglob("*.html"):
         if "_static" in page.relative_to(site).parts:
             continue  # the theme's templates, which are no pages

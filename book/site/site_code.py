@@ -1,18 +1,23 @@
 """Code on the pages, with an element for each word that has a colour of its own, and for no other."""
 
 import re
+from pathlib import Path
 
 # A rule of Pygments, as the theme writes it: html[data-theme="light"] .highlight .n { color: #080808 }
 _RULE = re.compile(r'html\[data-theme="(\w+)"\] \.highlight(?: \.(\w+))? \{ ([^}]*?);? *\}')
 _CODE = re.compile(r'<div class="highlight"><pre>.*?</pre></div>', re.DOTALL)
 
 
-def plain_tokens(css: str) -> frozenset[str]:
+def plain_tokens(site: Path) -> frozenset[str]:
     """Classes of Pygments that look like the code around them in every theme, such as names.
+
+    Args:
+        site: the folder of the built pages.
 
     Raises:
         ValueError: if the style sheet holds no colours in the form that this book knows.
     """
+    css = (site / "_static" / "pygments.css").read_text(encoding="utf-8")
     around: dict[str, str] = {}
     looks: dict[str, list[tuple[str, str]]] = {}
     for theme, token, look in _RULE.findall(css):

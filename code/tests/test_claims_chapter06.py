@@ -158,23 +158,23 @@ def test_what_chapter_6_says_of_costs_is_so():
         first = runs.load_seeds(name)[0]
         return 3 * first["macs"] * first["num_images"] * first["recipe"]["num_epochs"]
 
+    def tests(name: str) -> list[float]:
+        return last_of_seeds(name, "test_accuracy")
+
     speed, source, row_5 = "speed-90-cpu", "source-recipe", "ablation-5-flip"
     one_network = ["epochs-5", "speed-94-cpu", "epochs-20", "epochs-50"]
-    accuracy = {
-        name: fmean(last_of_seeds(name, "test_accuracy")) for name in (speed, source, row_5, *one_network)
-    }
+    accuracy = {name: fmean(tests(name)) for name in (speed, source, row_5, *one_network)}
     assert cost(source) > 300 * cost(speed)  # "hundreds of times as much"
 
     def means(first: str, second: str) -> compare.Difference:
-        tests = (last_of_seeds(name, "test_accuracy") for name in (first, second))
-        return compare.unpaired_difference(*tests)
+        return compare.unpaired_difference(tests(first), tests(second))
 
     says("which of the two is better is not clear", not means(source, speed).clear)
     says("more than a point may hide there", means(source, speed).interval[1] > 0.01)
     says("`epochs-5` is clearly better", means(source, "epochs-5").clear)
     # The figure: row 5 is above the source recipe at a hundredth of its cost, and chapter 2's above both.
     assert accuracy[row_5] > accuracy[source] and cost(row_5) < cost(source) / 90
-    best = fmean(last_of_seeds("degradation-residual-20", "test_accuracy"))
+    best = fmean(tests("degradation-residual-20"))
     assert best > max(accuracy[name] for name in (speed, source, row_5))
     for row in ("ablation-0-source", row_5):  # "about a fiftieth" for each image
         assert 40 < runs.load_seeds(source)[0]["macs"] / runs.load_seeds(row)[0]["macs"] < 60
@@ -188,14 +188,10 @@ def test_what_chapter_6_says_of_costs_is_so():
         assert 0.001 < accuracy[longer] - accuracy[shorter] < 0.008
         says("Within *one* network more training does help", means(shorter, longer).clear)
     assert all(len(runs.load_seeds(name)) == 5 for name in one_network)
-
     # The full width: no verdicts, since its seeds are few.
-    def tests(name: str) -> list[float]:
-        return last_of_seeds(name, "test_accuracy")
-
     full = tests("resnet-18")
     assert len(full) == 2  # "both"
-    says("`resnet-18` gains more than three points", fmean(full) - fmean(tests(source)) > 0.03)
+    says("`resnet-18` gains more than three points", fmean(full) - accuracy[source] > 0.03)
     nine, five = (runs.EXPERIMENTS[name] for name in ("speed-94-cpu", "resnet-18"))
     same = dataclasses.replace(nine.recipe, num_epochs=five.recipe.num_epochs)
     says("the recipe of the nine epochs in five", five.recipe == same and same.num_epochs == 5)

@@ -11,6 +11,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import nbformat
 import pytest
+import site_files
 from IPython.core.inputtransformer2 import TransformerManager
 from IPython.utils.text import DollarFormatter
 
@@ -143,9 +144,9 @@ def smallest_label(svg: str) -> float:
     Text is drawn as outlines, in units of a hundredth of its size in points. An exponent is scaled once
     more, inside, and is left out.
     """
-    width = float(re.search(r'<svg [^>]*?width="([\d.]+)pt"', svg)[1])
+    width, _ = site_files.svg_size(svg)
     points = min((100 * float(scale) for scale in re.findall(r"scale\(([\d.]+) -", svg)), default=math.inf)
-    return points * min(96 / 72, COLUMN / width)
+    return points * 96 / 72 * min(1, COLUMN / width)
 
 
 def test_a_small_label_in_a_wide_figure_is_noticed():

@@ -8,8 +8,8 @@ so; with ``RESNETBOOK_STRICT=1`` they fail instead.
 import functools
 import gzip
 import http.server
-import importlib.util
 import io
+import itertools
 import json
 import os
 import re
@@ -21,11 +21,16 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from unittest import mock
 from urllib.parse import unquote, urljoin, urlsplit
 
 import pytest
+import resnetbook_site
+import site_code
+import site_files
+import site_folds
+import site_math
+import site_verified
 import torch
 import yaml
 from docutils import nodes
@@ -203,10 +208,8 @@ def test_the_repository_address_stands_in_one_place() -> None:
             assert f"https://{found}".removesuffix(".git").startswith(address), path.name
 
 
-def test_every_page_says_when_the_book_was_verified(built: Site, extension: ModuleType) -> None:
-    words = sys.modules["site_verified"].sentence(
-        json.loads((BOOK / "site" / "verified.json").read_text(encoding="utf-8"))
-    )
+def test_every_page_says_when_the_book_was_verified(built: Site) -> None:
+    words = site_verified.sentence(json.loads((BOOK / "site" / "verified.json").read_text(encoding="utf-8")))
     pages = [name for name in built.trees if name.startswith("book/")]
     assert len(pages) > 15
     for name in pages:
@@ -453,9 +456,7 @@ def test_the_glossary_speaks_four_languages(built: Site) -> None:
             assert found and re.search(letters, found.get_text()), f"{term}: {language}"
 
 
-def test_a_term_is_linked_to_the_glossary_where_a_chapter_first_prints_it_bold(
-    built: Site, extension: ModuleType
-) -> None:
+def test_a_term_is_linked_to_the_glossary_where_a_chapter_first_prints_it_bold(built: Site) -> None:
     import site_terms
 
     glossary = built.trees["book/glossary.html"].find("dl", class_="glossary")
@@ -506,7 +507,7 @@ def test_figures_and_tables_are_numbered_by_chapter(built: Site) -> None:
         assert {f"{words}:" for words in told} <= set(numbers), name
 
 
-def test_callouts_of_every_chapter_become_admonitions(built: Site, extension: ModuleType) -> None:
+def test_callouts_of_every_chapter_become_admonitions(built: Site) -> None:
     for path in notebooks():
         quoted = Counter(
             lead.lower()
@@ -516,14 +517,14 @@ def test_callouts_of_every_chapter_become_admonitions(built: Site, extension: Mo
         )
         article = built.trees[f"book/{path.stem}.html"].find("article")
         for lead, number in quoted.items():
-            css_class = extension.CALLOUTS[lead][0]
+            css_class = resnetbook_site.CALLOUTS[lead][0]
             assert len(article.select(f"div.admonition.{css_class}")) == number, f"{path.name}: {lead}"
 
 
-def test_every_record_is_in_the_appendix(built: Site, extension: ModuleType) -> None:
+def test_every_record_is_in_the_appendix(built: Site) -> None:
     text = built.trees["book/runs.html"].find("article").get_text()
     for records in runs.by_experiment().values():
-        assert extension.accuracy_text(records) in text
+        assert resnetbook_site.accuracy_text(records) in text
         for record in records:
             assert record["command"] in text
             assert f"{record['test_accuracy']:.4f}" in text
@@ -531,16 +532,6 @@ def test_every_record_is_in_the_appendix(built: Site, extension: ModuleType) -> 
 
 # ---------------------------------------------------------------------------------------------------
 # The extension by itself
-
-
-@pytest.fixture(scope="session")
-def extension() -> ModuleType:
-    sys.path.insert(0, str(BOOK / "site"))  # as the build does; its parts are modules of their own
-    spec = importlib.util.spec_from_file_location("resnetbook_site", BOOK / "site" / "resnetbook_site.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["resnetbook_site"] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def render(
@@ -604,7 +595,7 @@ def render(
     ],
 )
 def test_a_quote_with_a_known_lead_becomes_an_admonition(
-    tmp_path: Path, extension: ModuleType, lead: str, css_class: str, title: str
+    tmp_path: Path, lead: str, css_class: str, title: str
 ) -> None:
     body, warnings = render(
         tmp_path, f"# Page\n\n> {lead}\n>\n> Then $x^2$:\n>\n> ```python\n> x = 1\n> ```\n"
@@ -620,7 +611,7 @@ def test_a_quote_with_a_known_lead_becomes_an_admonition(
     assert box.find("pre").get_text().strip() == "x = 1"
 
 
-def test_a_lead_alone_and_a_lead_before_code(tmp_path: Path, extension: ModuleType) -> None:
+def test_a_lead_alone_and_a_lead_before_code(tmp_path: Path) -> None:
     body, warnings = render(
         tmp_path, "# Page\n\n> **Predict.**\n>\n> - one\n> - two\n\n> **Note.** `x` is *it*.\n"
     )
@@ -645,7 +636,7 @@ def test_a_lead_alone_and_a_lead_before_code(tmp_path: Path, extension: ModuleTy
         "```\nonly code\n> ```",
     ],
 )
-def test_other_quotes_stay_quotes(tmp_path: Path, extension: ModuleType, quote: str) -> None:
+def test_other_quotes_stay_quotes(tmp_path: Path, quote: str) -> None:
     body, _ = render(tmp_path, f"# Page\n\n**Warning** outside a quote.\n\n> {quote}\n")
     assert body.find("blockquote")
     assert not body.find("div", class_="admonition")
@@ -688,7 +679,7 @@ PAGE = "# Runs\n\n```{runs}\n```\n"
 
 
 @pytest.mark.parametrize("folder_exists", [True, False])
-def test_no_records(tmp_path: Path, extension: ModuleType, folder_exists: bool) -> None:
+def test_no_records(tmp_path: Path, folder_exists: bool) -> None:
     if folder_exists:
         (tmp_path / "records").mkdir()
     body, warnings = render(tmp_path, PAGE, experiments={"first": planned(3, "About it.")})
@@ -698,7 +689,7 @@ def test_no_records(tmp_path: Path, extension: ModuleType, folder_exists: bool) 
     assert not body.find("table")
 
 
-def test_records_of_several_seeds(tmp_path: Path, extension: ModuleType) -> None:
+def test_records_of_several_seeds(tmp_path: Path) -> None:
     for seed, accuracy in enumerate((0.90, 0.91, 0.92)):
         fake_record(tmp_path / "records", "first", seed, accuracy)
     body, warnings = render(tmp_path, PAGE, experiments={"first": planned(3, "About it.")})
@@ -727,7 +718,7 @@ def test_records_of_several_seeds(tmp_path: Path, extension: ModuleType) -> None
     assert "planned" not in text and "uncommitted" not in text
 
 
-def test_an_unfinished_experiment_says_so(tmp_path: Path, extension: ModuleType) -> None:
+def test_an_unfinished_experiment_says_so(tmp_path: Path) -> None:
     fake_record(tmp_path / "records", "first", 0, 0.9, clean_tree=False)
     body, warnings = render(
         tmp_path, PAGE, experiments={"first": planned(3, "About it."), "second": planned(5, "Later.")}
@@ -741,21 +732,21 @@ def test_an_unfinished_experiment_says_so(tmp_path: Path, extension: ModuleType)
     assert "uncommitted changes" in text
 
 
-def test_seeds_that_differ_are_told_apart(tmp_path: Path, extension: ModuleType) -> None:
+def test_seeds_that_differ_are_told_apart(tmp_path: Path) -> None:
     fake_record(tmp_path / "records", "first", 0, 0.9)
     fake_record(tmp_path / "records", "first", 1, 0.9, hardware={"device": "A GPU", "threads": 1})
     body, _ = render(tmp_path, PAGE)
     assert "A processor, 2 CPU threads (seed 0); A GPU, 1 CPU thread (seed 1)" in body.get_text()
 
 
-def test_a_run_of_several_processes_says_so(tmp_path: Path, extension: ModuleType) -> None:
+def test_a_run_of_several_processes_says_so(tmp_path: Path) -> None:
     hardware = {"device": "A processor", "threads": 1, "processes": 2}
     fake_record(tmp_path / "records", "first", 0, 0.9, hardware=hardware)
     body, _ = render(tmp_path, PAGE)
     assert "A processor, 1 CPU thread in each of 2 processes" in body.get_text()
 
 
-def test_other_files_among_the_records(tmp_path: Path, extension: ModuleType) -> None:
+def test_other_files_among_the_records(tmp_path: Path) -> None:
     folder = tmp_path / "records"
     fake_record(folder, "unknown", 0, 0.9)
     (folder / "bench-speed.json").write_text('{"images_per_second": 12}', encoding="utf-8")
@@ -770,7 +761,7 @@ def test_other_files_among_the_records(tmp_path: Path, extension: ModuleType) ->
 @pytest.mark.parametrize(
     "content", ['{"test_accuracy": 0.5, "hist', '{"test_accuracy": 0.5, "history": [{}]}'], ids=["cut", "old"]
 )
-def test_a_broken_record_stops_the_build(tmp_path: Path, extension: ModuleType, content: str) -> None:
+def test_a_broken_record_stops_the_build(tmp_path: Path, content: str) -> None:
     folder = tmp_path / "records"
     folder.mkdir()
     (folder / "cut-seed0.json").write_text(content, encoding="utf-8")
@@ -784,7 +775,7 @@ def test_studies_stand_in_their_order(built: Site) -> None:
     assert [part["id"].removeprefix("study-") for part in parts] == list(studies.STUDIES)
 
 
-def test_studies_stand_behind_the_runs(tmp_path: Path, extension: ModuleType) -> None:
+def test_studies_stand_behind_the_runs(tmp_path: Path) -> None:
     folder = tmp_path / "records" / "studies"
     folder.mkdir(parents=True)
     fake_record(tmp_path / "records", "first", 0, 0.9)
@@ -816,7 +807,7 @@ def test_studies_stand_behind_the_runs(tmp_path: Path, extension: ModuleType) ->
     assert "1234.5" not in body.get_text()
 
 
-def test_a_measured_accuracy_in_a_sentence(tmp_path: Path, extension: ModuleType) -> None:
+def test_a_measured_accuracy_in_a_sentence(tmp_path: Path) -> None:
     for seed, accuracy in enumerate((0.90, 0.91, 0.92)):
         fake_record(tmp_path / "records", "three", seed, accuracy)
     fake_record(tmp_path / "records", "one", 0, 0.8765)
@@ -825,12 +816,12 @@ def test_a_measured_accuracy_in_a_sentence(tmp_path: Path, extension: ModuleType
     assert "It got 0.910 ± 0.010 (3 seeds), then 0.876 (one seed)." in body.get_text()
 
 
-def test_an_accuracy_without_a_record_is_a_warning(tmp_path: Path, extension: ModuleType) -> None:
+def test_an_accuracy_without_a_record_is_a_warning(tmp_path: Path) -> None:
     _, warnings = render(tmp_path, "# Page\n\nIt got {accuracy}`nothing`.\n")
     assert "no record of experiment 'nothing'" in warnings
 
 
-def test_the_page_follows_the_records(tmp_path: Path, extension: ModuleType) -> None:
+def test_the_page_follows_the_records(tmp_path: Path) -> None:
     fake_record(tmp_path / "records", "first", 0, 0.9)
     render(tmp_path, PAGE)
     fake_record(tmp_path / "records", "first", 1, 0.8)
@@ -838,7 +829,7 @@ def test_the_page_follows_the_records(tmp_path: Path, extension: ModuleType) -> 
     assert "2 seeds." in body.get_text()
 
 
-def test_addresses_are_filled_in(tmp_path: Path, extension: ModuleType) -> None:
+def test_addresses_are_filled_in(tmp_path: Path) -> None:
     body, _ = render(
         tmp_path,
         "# Page\n\n[file](@TREE@/code)\n\n```bash\ngit clone @REPOSITORY@\n```\n\n[run](@COLAB@/04.ipynb)\n\n"
@@ -864,7 +855,7 @@ def bare_theme(folder: Path) -> Path:
     return theme.parent
 
 
-def test_cleaning_a_page(extension: ModuleType) -> None:
+def test_cleaning_a_page() -> None:
     page = (
         '<script defer src="_static/scripts/fontawesome.js?digest=1"></script>'
         '<script src="_static/scripts/bootstrap.js"></script>'
@@ -874,17 +865,17 @@ def test_cleaning_a_page(extension: ModuleType) -> None:
         '<button class="btn search-button" title="Search" aria-label="Search"><i></i></button>'
         '<summary aria-label="Toggle hidden content">Show</summary>'
     )
-    cleaned = extension.clean_page(page)
+    cleaned = resnetbook_site.clean_page(page)
     assert "searchindex" not in cleaned and "language_data" not in cleaned
     assert "fontawesome" not in cleaned and "bootstrap.js" in cleaned
     assert "<summary>Show" in cleaned
     assert '<button class="btn search-button-field x" title="Search" data-y="1">' in cleaned
     assert '<button class="btn search-button" title="Search" aria-label="Search">' in cleaned  # only an icon
     assert cleaned.count('role="complementary"') == 1
-    assert extension.clean_page(cleaned) == cleaned
+    assert resnetbook_site.clean_page(cleaned) == cleaned
 
 
-def test_folds_say_of_what_they_are(extension: ModuleType) -> None:
+def test_folds_say_of_what_they_are() -> None:
     page = (
         '<div class="exercise" id="exercise-4-2"><p>Count.</p></div>'
         "<details><summary>Hint</summary></details><details><summary>Solution</summary></details>"
@@ -893,7 +884,7 @@ def test_folds_say_of_what_they_are(extension: ModuleType) -> None:
         '<div class="predict hint admonition"></div><details><summary>Hint</summary></details>'
         "<h2>Next</h2><details><summary>Hint</summary></details>"
     )
-    named = extension.clean_page(page)
+    named = resnetbook_site.clean_page(page)
     found = re.findall("<summary>(.*?)</summary>", named)
     assert found == [
         "Hint for exercise 4.2",
@@ -903,7 +894,7 @@ def test_folds_say_of_what_they_are(extension: ModuleType) -> None:
         "Hint for the prediction",
         "Hint",
     ]
-    assert extension.clean_page(named) == named
+    assert resnetbook_site.clean_page(named) == named
 
 
 def test_no_fold_of_the_book_is_nameless(built: Site) -> None:
@@ -918,13 +909,9 @@ def test_no_fold_of_the_book_is_nameless(built: Site) -> None:
 
 def test_what_sets_a_chapter_up_is_one_fold_before_section_1(built: Site) -> None:
     for path in notebooks():
-        before = []
-        for part in (
-            built.trees[f"book/{path.stem}.html"].select_one("article section").find_all(recursive=False)
-        ):
-            if part.name == "section":
-                break
-            before.append(part)
+        page = built.trees[f"book/{path.stem}.html"].select_one("article section")
+        parts = page.find_all(recursive=False)
+        before = list(itertools.takewhile(lambda part: part.name != "section", parts))
         assert not [part for part in before if "cell" in part.get("class", [])], path.stem
         (fold,) = [part for part in before if "set-up" in part.get("class", [])]
         assert "Install the book's helpers" in fold.get_text()
@@ -933,14 +920,14 @@ def test_what_sets_a_chapter_up_is_one_fold_before_section_1(built: Site) -> Non
 
 
 @pytest.mark.parametrize(("second", "folded"), [("tag_hide-input", True), ("tag_varies", False)])
-def test_cells_are_set_up_only_if_each_is_folded(extension: ModuleType, second: str, folded: bool) -> None:
+def test_cells_are_set_up_only_if_each_is_folded(second: str, folded: bool) -> None:
     cells = [nodes.container(classes=["cell", tag]) for tag in ("tag_hide-input", second)]
     text = nodes.paragraph("", "what a reader needs")
     section = nodes.section("", nodes.container(classes=["cell"]))
     page = nodes.section("", text, *cells, section)
     document = new_document("a page")
     document += page
-    sys.modules["site_folds"].SetUp(document).apply()
+    site_folds.SetUp(document).apply()
     raw = [part for part in page.children if isinstance(part, nodes.raw)]
     assert page.children == ([text, raw[0], *cells, raw[1], section] if folded else [text, *cells, section])
 
@@ -956,18 +943,21 @@ html[data-theme="dark"] .highlight .p { color: #f8f8f2; font-weight: bold } /* P
 """
 
 
-def test_words_of_code_that_have_no_colour_have_no_element(extension: ModuleType, built: Site) -> None:
-    code = sys.modules["site_code"]
-    assert code.plain_tokens(PYGMENTS) == {"n"}
+def test_words_of_code_that_have_no_colour_have_no_element(tmp_path: Path, built: Site) -> None:
+    sheet = tmp_path / "_static" / "pygments.css"
+    sheet.parent.mkdir()
+    sheet.write_text(PYGMENTS, encoding="utf-8")
+    assert site_code.plain_tokens(tmp_path) == {"n"}
+    sheet.write_text(".highlight .n { color: #080808 }", encoding="utf-8")
     with pytest.raises(ValueError, match="no colours"):
-        code.plain_tokens(".highlight .n { color: #080808 }")
+        site_code.plain_tokens(tmp_path)
     page = (
         '<span class="n">a</span><div class="highlight"><pre><span></span><span class="n">a&lt;</span>'
         '<span class="k">if</span>\n</pre></div>'
     )
     once = page.replace('<span class="n">a&lt;</span>', "a&lt;")
-    assert code.unwrap(page, frozenset("n")) == code.unwrap(once, frozenset("n")) == once
-    plain = code.plain_tokens((built.folder / "_static" / "pygments.css").read_text(encoding="utf-8"))
+    assert site_code.unwrap(page, frozenset("n")) == site_code.unwrap(once, frozenset("n")) == once
+    plain = site_code.plain_tokens(built.folder)
     assert plain >= {"n", "p", "w"}
     for name, tree in built.trees.items():
         assert not tree.select(", ".join(f"div.highlight > pre > span.{token}" for token in plain)), name
@@ -984,15 +974,14 @@ def test_words_of_code_that_have_no_colour_have_no_element(extension: ModuleType
     ],
 )
 def test_the_browser_is_told_how_large_an_image_is(
-    tmp_path: Path, extension: ModuleType, root: str, size: tuple[int, int] | None
+    tmp_path: Path, root: str, size: tuple[int, int] | None
 ) -> None:
-    files = sys.modules["site_files"]
     (tmp_path / "a.svg").write_text(f"<?xml version='1.0'?>{root}</svg>", encoding="utf-8")
     page = '<img alt="a" src="a.svg" style="width: 100%;" /><img src="none.svg"><img src="b.png">'
-    sized = files.size_images(page, tmp_path)
+    sized = site_files.size_images(page, tmp_path)
     told = f' width="{size[0]}" height="{size[1]}"' if size else ""
     assert sized == page.replace('"width: 100%;"', f'"width: 100%;"{told}')
-    assert files.size_images(sized, tmp_path) == sized
+    assert site_files.size_images(sized, tmp_path) == sized
 
 
 @pytest.mark.parametrize(
@@ -1006,21 +995,19 @@ def test_the_browser_is_told_how_large_an_image_is(
         (r"\bar w \pm \sqrt{\ln n}", "w‾±lnn"),
     ],
 )
-def test_a_formula_becomes_mathml(extension: ModuleType, latex: str, text: str) -> None:
+def test_a_formula_becomes_mathml(latex: str, text: str) -> None:
     from xml.etree import ElementTree
 
-    found = ElementTree.fromstring(sys.modules["site_math"].to_mathml(latex))
+    found = ElementTree.fromstring(site_math.to_mathml(latex))
     assert "".join(found.itertext()) == text
     words = [element.text for element in found.iter("mi") if element.get("mathvariant") == "normal"]
     assert not words  # upright letters are one word
 
 
 @pytest.mark.parametrize("latex", [r"a \nosuchthing b", r"x & y", r"\begin{nosuch}x\end{nosuch}"])
-def test_a_formula_that_is_not_understood_is_a_warning(
-    tmp_path: Path, extension: ModuleType, latex: str
-) -> None:
+def test_a_formula_that_is_not_understood_is_a_warning(tmp_path: Path, latex: str) -> None:
     with pytest.raises(ValueError, match="formula"):
-        sys.modules["site_math"].to_mathml(latex)
+        site_math.to_mathml(latex)
     _, warnings = render(tmp_path, f"# Page\n\nA ${latex}$.\n")
     assert "formula" in warnings
 

@@ -73,8 +73,8 @@ def _linked(text: str, names: set[str], site: str) -> str:
         page, suffix, anchor = match[1], match[2], match[3] or ""
         if f"{page}{suffix}" in names:
             return match[0]
-        if suffix in (".py", ".txt"):  # of a script the site shows no page, the repository does
-            return f"]({site_links.own_addresses()['files']}/book/{page}{suffix})"
+        if suffix not in (".ipynb", ".md"):  # a script, or what it printed: the site has no page of it
+            return site_links.absolute(match[0], site_links.own_addresses())
         return f"]({site}/book/{page}.html{anchor})"
 
     return _LINK.sub(address, text)
