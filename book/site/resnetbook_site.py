@@ -45,6 +45,7 @@ import site_numbers
 import site_objectives
 import site_search
 import site_terms
+import site_theme
 import site_verified
 from resnetbook import interactive, models, runs, studies
 from resnetbook.experiments import Experiment
@@ -498,7 +499,7 @@ def clean_page(html: str) -> str:
     """A page of the theme without what no reader needs, and with what a screen reader needs."""
     for pattern, replacement in _CLEANING:
         html = pattern.sub(replacement, html)
-    return site_folds.name_folds(html)
+    return site_folds.name_folds(site_theme.choose_theme(html))
 
 
 # Sphinx's own search, in whose place stands the book's.
@@ -587,6 +588,7 @@ def finish_site(app: Sphinx, exception: Exception | None) -> None:
     site_search.write_index(site, pages)
     if themed:
         site_files.subset_icons(site)
+        site_theme.lighten_script(site)
     if base := app.config.html_baseurl:
         (site / "sitemap.xml").write_text(site_files.sitemap(base, pages), encoding="utf-8")
         (site / "robots.txt").write_text(f"User-agent: *\nAllow: /\nSitemap: {base}sitemap.xml\n")

@@ -30,6 +30,7 @@ import site_code
 import site_files
 import site_folds
 import site_math
+import site_theme
 import site_verified
 import torch
 import yaml
@@ -875,6 +876,18 @@ def test_cleaning_a_page() -> None:
     assert resnetbook_site.clean_page(cleaned) == cleaned
 
 
+def test_a_script_of_the_theme_that_has_changed_stops_the_build(tmp_path: Path, built: Site) -> None:
+    path = Path("_static", "scripts", "pydata-sphinx-theme.js")
+    script = (built.folder / path).read_text(encoding="utf-8")
+    (tmp_path / path).parent.mkdir(parents=True)
+    (tmp_path / path).write_text(script, encoding="utf-8")
+    site_theme.lighten_script(tmp_path)
+    assert (tmp_path / path).read_text(encoding="utf-8") == script
+    (tmp_path / path).write_text(script.replace("scrollWidth", "offsetWidth"), encoding="utf-8")
+    with pytest.raises(ValueError, match="which this book mends"):
+        site_theme.lighten_script(tmp_path)
+
+
 def test_folds_say_of_what_they_are() -> None:
     page = (
         '<div class="exercise" id="exercise-4-2"><p>Count.</p></div>'
@@ -1336,6 +1349,58 @@ def test_the_landing_page_holds_still(browser, address: str) -> None:
     try:
         page.goto(f"{address}/book/intro.html", wait_until="load")
         assert page.evaluate("() => new Promise(done => setTimeout(() => done(window.shift), 500))") < 0.05
+    finally:
+        context.close()
+
+
+# Notes every theme that a page has while it loads.
+_THEMES = """
+window.themes = [];
+new MutationObserver((changes) => {
+  const now = document.documentElement.dataset.theme;
+  for (const { oldValue } of changes) if (oldValue !== now) window.themes.push(now);
+}).observe(document, { subtree: true, attributeFilter: ["data-theme"], attributeOldValue: true });
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("system", "chosen", "themes"),
+    [("light", "auto", []), ("dark", "auto", ["dark"]), ("light", "dark", ["dark"]), ("dark", "light", [])],
+)
+def test_no_page_changes_its_theme_while_it_loads(
+    browser, address: str, system: str, chosen: str, themes: list[str]
+) -> None:
+    # Every change styles the whole page anew, which takes a phone a fifth of a second, and is seen.
+    context = browser.new_context(color_scheme=system)
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE)
+    page.add_init_script(f"localStorage.setItem('mode', '{chosen}');{_THEMES}")
+    try:
+        page.goto(f"{address}/book/references.html", wait_until="load")
+        assert page.evaluate("() => window.themes") == themes
+        assert page.evaluate("() => document.documentElement.dataset.mode") == chosen
+        page.locator(".theme-switch-button:visible").first.click()  # it still changes when it is asked to
+        assert len(page.evaluate("() => window.themes")) == len(themes) + 1
+    finally:
+        context.close()
+
+
+@pytest.mark.slow
+def test_what_scrolls_is_reached_by_keys_also_in_a_fold(browser, address: str) -> None:
+    context = browser.new_context(viewport={"width": PHONE, "height": 740})
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE)
+    # Code of a fold that is wider than a phone, and whether the tabulator comes to all of it.
+    wide = "[...document.querySelectorAll('article details pre')].filter(e => e.scrollWidth > e.clientWidth)"
+    try:
+        page.goto(f"{address}/book/04_blocks.html", wait_until="load")
+        # A browser does not lay out what lies in a fold, unless it is asked how wide that is.
+        assert page.locator("article pre[tabindex='0']").count()
+        assert not page.locator("article details:not([open]) pre[tabindex]").count()
+        page.evaluate("() => document.querySelectorAll('article details').forEach(d => d.open = true)")
+        assert page.evaluate(f"() => {wide}.length") > 5
+        page.wait_for_function(f"() => {wide}.every(e => e.tabIndex === 0)")
     finally:
         context.close()
 
