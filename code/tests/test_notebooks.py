@@ -382,6 +382,13 @@ def test_only_numbers_of_tagged_cells_may_vary(tags, differs):
     assert notebooks.differences(old, notebook("error 1.25, 3,000 images/s\n"))
 
 
+@EVERY
+def test_no_word_of_a_measured_cell_hangs_on_how_fast_the_machine_is(path):
+    # `tables.duration` chooses its unit, and only numbers of such a cell may vary.
+    measured = [c for c in code_cells(path) if notebooks.VARIES in c.metadata.get("tags", [])]
+    assert not [c.id for c in measured if "duration(" in c.source]
+
+
 def test_warnings_on_standard_error_are_not_swallowed(tmp_path):
     notebook = nbformat.v4.new_notebook(
         cells=[nbformat.v4.new_code_cell("import warnings; warnings.warn('old way')")]

@@ -73,13 +73,14 @@ function build(root, draw) {
     });
     return { button, wanted };
   });
+  const title = element("p", { class: "title" }, SPEC.title);
   const picture = element("div", { class: "picture", "aria-hidden": "true" });
   const words = element("p", { class: "words", "aria-live": "polite" });
   const table = element("table", {});
   root.setAttribute("role", "group");
   root.setAttribute("aria-label", SPEC.title);
   root.replaceChildren(
-    element("p", { class: "title" }, SPEC.title),
+    title,
     ...(presets.length ? [element("div", { class: "presets" }, ...presets.map((p) => p.button))] : []),
     element("div", { class: "controls" }, ...controls.map((c) => c.label)),
     picture,
@@ -93,14 +94,13 @@ function build(root, draw) {
     Object.assign(settings, JSON.parse(pressed.dataset.set));
     update();
   });
-  let width = 0;
+  let width = 0; // until it is shown
   function update() {
-    width = Math.max(240, Math.min(picture.clientWidth || 600, 720));
-    let view = draw(settings, width);
+    let view = draw(settings, width || 600);
     const limits = view.limits || {};
     const outside = controls.filter((c) => c.values.indexOf(settings[c.key]) >= (limits[c.key] ?? Infinity));
     for (const c of outside) settings[c.key] = c.values[limits[c.key] - 1];
-    if (outside.length) view = draw(settings, width);
+    if (outside.length) view = draw(settings, width || 600);
     controls.forEach((c) => c.follow(limits[c.key]));
     for (const { button, wanted } of presets) {
       const now = Object.entries(wanted).every(([key, value]) => settings[key] === value);
@@ -111,11 +111,14 @@ function build(root, draw) {
     fillTable(table, view.table);
     root.numbers = view.numbers;
   }
-  update();
-  // A phone that is turned, a side bar that opens: a picture of another width.
-  new ResizeObserver(() => {
-    if (Math.abs(Math.max(240, Math.min(picture.clientWidth, 720)) - width) > 1) update();
-  }).observe(picture);
+  // Told rather than asked, since asking makes a browser lay the whole page out at once. It is told when it
+  // is first shown, and of another width: a phone that is turned, a side bar that opens.
+  new ResizeObserver(([{ contentRect }]) => {
+    const room = Math.max(240, Math.min(Math.round(contentRect.width), 720));
+    if (Math.abs(room - width) <= 1) return;
+    width = room;
+    update();
+  }).observe(title);
 }
 
 // Fill the instrument's own elements that are not filled yet: a cell may be run again, a page may show two.
