@@ -5,6 +5,7 @@ reach nothing but the built site. Where a program is missing the tests that need
 so; with ``RESNETBOOK_STRICT=1`` they fail instead.
 """
 
+import contextlib
 import functools
 import gzip
 import http.server
@@ -881,11 +882,11 @@ def test_a_script_of_the_theme_that_has_changed_stops_the_build(tmp_path: Path, 
     script = (built.folder / path).read_text(encoding="utf-8")
     (tmp_path / path).parent.mkdir(parents=True)
     (tmp_path / path).write_text(script, encoding="utf-8")
-    site_theme.lighten_script(tmp_path)
+    site_theme.spare_folds(tmp_path)
     assert (tmp_path / path).read_text(encoding="utf-8") == script
     (tmp_path / path).write_text(script.replace("scrollWidth", "offsetWidth"), encoding="utf-8")
     with pytest.raises(ValueError, match="which this book mends"):
-        site_theme.lighten_script(tmp_path)
+        site_theme.spare_folds(tmp_path)
 
 
 def test_folds_say_of_what_they_are() -> None:
@@ -1161,9 +1162,22 @@ _CUT = """() => [...document.querySelectorAll('article .text_html:has(table.rows
 _FINISH = """() => document.getAnimations()
   .filter(animation => animation.effect.getComputedTiming().endTime < Infinity)
   .forEach(animation => animation.finish())"""
+_UNFOLD = "() => document.querySelectorAll('article details').forEach(d => d.open = true)"
 # Whatever scrolls sideways can be reached by keys. A fold that was opened takes a moment to see to it.
 _REACHED = """() => [...document.querySelectorAll("article pre")].every(
   (block) => block.scrollWidth <= block.clientWidth || block.tabIndex === 0)"""
+
+
+@contextlib.contextmanager
+def new_page(browser, **options) -> Iterator:
+    """An empty page in a context of its own, with the patience that a busy processor needs."""
+    context = browser.new_context(**options)
+    try:
+        page = context.new_page()
+        page.set_default_timeout(PATIENCE)
+        yield page
+    finally:
+        context.close()
 
 
 def visit(browser, address: str, page_name: str, width: int, scheme: str) -> Visit:
@@ -1171,30 +1185,30 @@ def visit(browser, address: str, page_name: str, width: int, scheme: str) -> Vis
     from axe_playwright_python.sync_playwright import Axe  # as Playwright, only where it is installed
 
     seen = Visit()
-    context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
-    page = context.new_page()
-    page.set_default_timeout(PATIENCE)
+    with new_page(browser, viewport={"width": width, "height": 800}, color_scheme=scheme) as page:
 
-    def gate(route) -> None:
-        url = route.request.url
-        if url.startswith((f"{address}/", "data:", "blob:")):
-            route.continue_()
-        else:
-            seen.foreign.append(url)
-            route.abort()
+        def gate(route) -> None:
+            url = route.request.url
+            if url.startswith((f"{address}/", "data:", "blob:")):
+                route.continue_()
+            else:
+                seen.foreign.append(url)
+                route.abort()
 
-    page.route("**/*", gate)
-    page.on("pageerror", lambda error: seen.errors.append(f"error: {error}"))
-    page.on(
-        "console", lambda text: seen.errors.append(f"console: {text.text}") if text.type == "error" else None
-    )
-    page.on("requestfailed", lambda request: seen.errors.append(f"failed: {request.url}"))
-    page.on(
-        "response",
-        lambda answer: seen.errors.append(f"{answer.status}: {answer.url}") if answer.status >= 400 else None,
-    )
-    page.on("requestfinished", lambda request: seen.loaded.add(urlsplit(request.url).path))
-    try:
+        page.route("**/*", gate)
+        page.on("pageerror", lambda error: seen.errors.append(f"error: {error}"))
+        page.on(
+            "console",
+            lambda text: seen.errors.append(f"console: {text.text}") if text.type == "error" else None,
+        )
+        page.on("requestfailed", lambda request: seen.errors.append(f"failed: {request.url}"))
+        page.on(
+            "response",
+            lambda answer: (
+                seen.errors.append(f"{answer.status}: {answer.url}") if answer.status >= 400 else None
+            ),
+        )
+        page.on("requestfinished", lambda request: seen.loaded.add(urlsplit(request.url).path))
         page.goto(f"{address}/{page_name}", wait_until="load")
         if page_name == "index.html":
             page.wait_for_url(f"{address}/book/intro.html", wait_until="load")
@@ -1203,7 +1217,7 @@ def visit(browser, address: str, page_name: str, width: int, scheme: str) -> Vis
         # A formula that is shown has a height; those in folded solutions have none yet.
         seen.rendered = page.locator("article .math > math").count()
         # Folded solutions are a part of the page: unfold them before looking at it.
-        page.evaluate("() => document.querySelectorAll('article details').forEach(d => d.open = true)")
+        page.evaluate(_UNFOLD)
         page.wait_for_function(_REACHED)
         seen.width = page.evaluate("() => document.scrollingElement.scrollWidth")
         seen.wide = page.evaluate(_WIDE, width)
@@ -1216,8 +1230,6 @@ def visit(browser, address: str, page_name: str, width: int, scheme: str) -> Vis
         options = {"resultTypes": ["violations"], "preload": False}
         found = Axe().run(page, options=options).response["violations"]
         seen.axe = [f"{rule['id']}: {node['html'][:120]}" for rule in found for node in rule["nodes"][:3]]
-    finally:
-        context.close()
     return seen
 
 
@@ -1330,31 +1342,21 @@ def test_no_page_is_heavy(built: Site, desktop: dict[str, Visit]) -> None:
 
 @pytest.mark.slow
 def test_a_page_without_scripts_in_a_dark_system_can_be_read(browser, address: str) -> None:
-    context = browser.new_context(java_script_enabled=False, color_scheme="dark")
-    page = context.new_page()
-    page.set_default_timeout(PATIENCE)
-    try:
+    with new_page(browser, java_script_enabled=False, color_scheme="dark") as page:
         page.goto(f"{address}/book/04_blocks.html", wait_until="domcontentloaded")
         background, faint = page.evaluate(_LOOK)
         assert background > 0.9 and not faint
         assert page.locator("article .math > math").count() > 5
-    finally:
-        context.close()
 
 
 @pytest.mark.slow
 def test_the_landing_page_holds_still(browser, address: str) -> None:
-    context = browser.new_context(viewport={"width": PHONE, "height": 740})
-    page = context.new_page()
-    page.set_default_timeout(PATIENCE)
-    watch = "list => list.getEntries().forEach(e => e.hadRecentInput || (window.shift += e.value))"
-    observe = "{type: 'layout-shift', buffered: true}"
-    page.add_init_script(f"window.shift = 0; new PerformanceObserver({watch}).observe({observe})")
-    try:
+    with new_page(browser, viewport={"width": PHONE, "height": 740}) as page:
+        watch = "list => list.getEntries().forEach(e => e.hadRecentInput || (window.shift += e.value))"
+        observe = "{type: 'layout-shift', buffered: true}"
+        page.add_init_script(f"window.shift = 0; new PerformanceObserver({watch}).observe({observe})")
         page.goto(f"{address}/book/intro.html", wait_until="load")
         assert page.evaluate("() => new Promise(done => setTimeout(() => done(window.shift), 500))") < 0.05
-    finally:
-        context.close()
 
 
 # Notes every theme that a page has while it loads.
@@ -1376,44 +1378,32 @@ def test_no_page_changes_its_theme_while_it_loads(
     browser, address: str, system: str, chosen: str, themes: list[str]
 ) -> None:
     # Every change styles the whole page anew, which takes a phone a fifth of a second, and is seen.
-    context = browser.new_context(color_scheme=system)
-    page = context.new_page()
-    page.set_default_timeout(PATIENCE)
-    page.add_init_script(f"localStorage.setItem('mode', '{chosen}');{_THEMES}")
-    try:
+    with new_page(browser, color_scheme=system) as page:
+        page.add_init_script(f"localStorage.setItem('mode', '{chosen}');{_THEMES}")
         page.goto(f"{address}/book/references.html", wait_until="load")
         assert page.evaluate("() => window.themes") == themes
         assert page.evaluate("() => document.documentElement.dataset.mode") == chosen
         page.locator(".theme-switch-button:visible").first.click()  # it still changes when it is asked to
         assert len(page.evaluate("() => window.themes")) == len(themes) + 1
-    finally:
-        context.close()
 
 
 @pytest.mark.slow
 def test_what_scrolls_is_reached_by_keys_also_in_a_fold(browser, address: str) -> None:
-    context = browser.new_context(viewport={"width": PHONE, "height": 740})
-    page = context.new_page()
-    page.set_default_timeout(PATIENCE)
-    try:
+    with new_page(browser, viewport={"width": PHONE, "height": 740}) as page:
         page.goto(f"{address}/book/04_blocks.html", wait_until="load")
         # A browser does not lay out what lies in a fold, unless it is asked how wide that is.
         assert page.locator("article pre[tabindex='0']").count()
         assert not page.locator("article details:not([open]) pre[tabindex]").count()
-        page.evaluate("() => document.querySelectorAll('article details').forEach(d => d.open = true)")
+        page.evaluate(_UNFOLD)
         wide = "all => all.filter(e => e.scrollWidth > e.clientWidth).length"
         assert page.eval_on_selector_all("article details pre", wide) > 5
         page.wait_for_function(_REACHED)
-    finally:
-        context.close()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("width", "height"), [(1280, 800), (PHONE, 740)])
 def test_section_1_begins_within_a_screen_and_a_half(browser, address: str, width: int, height: int) -> None:
-    page = browser.new_page(viewport={"width": width, "height": height})
-    page.set_default_timeout(PATIENCE)
-    try:
+    with new_page(browser, viewport={"width": width, "height": height}) as page:
         for path in notebooks():
             page.goto(f"{address}/book/{path.stem}.html", wait_until="load")
             top = page.eval_on_selector("article h2", "e => e.getBoundingClientRect().top + scrollY")
@@ -1422,57 +1412,44 @@ def test_section_1_begins_within_a_screen_and_a_half(browser, address: str, widt
                 figures = page.locator("article figure img")
                 widths = figures.evaluate_all("all => all.map(img => [img.naturalWidth, img.width])")
                 assert widths and all(shown >= min(COLUMN, natural) for natural, shown in widths), path.stem
-    finally:
-        page.close()
 
 
 @pytest.mark.slow
 def test_the_narrowest_phone_and_a_finger(browser, address: str) -> None:
     """320 pixels, with everything unfolded; a finger cannot hover to find the button that copies."""
-    context = browser.new_context(viewport={"width": 320, "height": 640}, has_touch=True, is_mobile=True)
-    page = context.new_page()
-    page.set_default_timeout(PATIENCE)
-    try:
+    with new_page(browser, viewport={"width": 320, "height": 640}, has_touch=True, is_mobile=True) as page:
         for name in ("book/04_blocks.html", "book/06_recipes.html", "book/runs.html"):
             page.goto(f"{address}/{name}", wait_until="load")
-            page.evaluate("() => document.querySelectorAll('article details').forEach(d => d.open = true)")
+            page.evaluate(_UNFOLD)
             assert page.evaluate("() => document.scrollingElement.scrollWidth") <= 321, name
             assert not page.evaluate(_WIDE, 320), name
             shown = "all => all.map(e => getComputedStyle(e).opacity)"
             assert set(page.eval_on_selector_all("button.copybtn", shown)) == {"1"}, name
-    finally:
-        context.close()
 
 
 @pytest.mark.slow
 def test_each_run_is_folded_and_shows_every_column(browser, address: str) -> None:
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
-    page = context.new_page()
-    page.set_default_timeout(PATIENCE)
-    cut = "all => all.filter(e => e.parentElement.scrollWidth > e.parentElement.clientWidth + 1).length"
-    try:
+    with new_page(browser, viewport={"width": 1280, "height": 900}) as page:
+        cut = "all => all.filter(e => e.parentElement.scrollWidth > e.parentElement.clientWidth + 1).length"
         page.goto(f"{address}/book/runs.html", wait_until="load")
         assert page.locator("article details").count() >= len(runs.by_experiment())
         assert not page.locator("article details[open]").count()
-        page.evaluate("() => document.querySelectorAll('article details').forEach(d => d.open = true)")
+        page.evaluate(_UNFOLD)
         assert page.locator("table.runs-seeds").count() >= len(runs.by_experiment())
         assert page.eval_on_selector_all("table.runs, table.runs-seeds", cut) == 0
-    finally:
-        context.close()
 
 
 @pytest.mark.slow
 def test_paper_is_white_and_cuts_no_code(browser, address: str) -> None:
     # As wide as a sheet of A4 with margins of 15 mm, at 96 pixels an inch.
-    context = browser.new_context(viewport={"width": 680, "height": 1000}, color_scheme="dark")
-    page = context.new_page()
-    page.set_default_timeout(PATIENCE)
-    wide = "all => all.filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.textContent.slice(0, 60))"
-    try:
+    with new_page(browser, viewport={"width": 680, "height": 1000}, color_scheme="dark") as page:
+        wide = (
+            "all => all.filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.textContent.slice(0, 60))"
+        )
         page.goto(f"{address}/book/04_blocks.html", wait_until="load")
         page.evaluate("() => dispatchEvent(new Event('beforeprint'))")
         page.emulate_media(media="print", color_scheme="dark")
-        page.evaluate("() => document.querySelectorAll('article details').forEach(d => d.open = true)")
+        page.evaluate(_UNFOLD)
         # The theme fades from one colour to the other.
         page.wait_for_function(
             "() => getComputedStyle(document.body).backgroundColor === 'rgb(255, 255, 255)'"
@@ -1484,8 +1461,6 @@ def test_paper_is_white_and_cuts_no_code(browser, address: str) -> None:
             assert not page.locator(f"{furniture}:visible").count(), furniture
         page.evaluate("() => dispatchEvent(new Event('afterprint'))")
         assert page.evaluate("() => document.documentElement.dataset.theme") == "dark"
-    finally:
-        context.close()
 
 
 @pytest.mark.slow
@@ -1562,12 +1537,9 @@ QUERIES = {
 @pytest.mark.slow
 def test_the_search_finds_what_people_type(built: Site, browser) -> None:
     """From a folder, where nothing can be fetched; the snippets are the book's text."""
-    context = browser.new_context()
-    page = context.new_page()
-    page.set_default_timeout(PATIENCE)
-    errors = []
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    try:
+    with new_page(browser) as page:
+        errors = []
+        page.on("pageerror", lambda error: errors.append(str(error)))
         page.goto((built.folder / "search.html").as_uri() + "?q=16.94", wait_until="domcontentloaded")
         page.wait_for_selector(".search-hits a")
         for query, wanted in QUERIES.items():
@@ -1587,8 +1559,6 @@ def test_the_search_finds_what_people_type(built: Site, browser) -> None:
         page.fill(".bd-search-container input[name=q]", "<b>")
         assert not page.locator("#search-results b").count()
         assert not errors
-    finally:
-        context.close()
 
 
 def test_the_search_index_is_light_and_holds_what_is_read(built: Site) -> None:
@@ -1628,18 +1598,15 @@ def test_the_book_opens_from_a_folder(built: Site, browser) -> None:
 @pytest.mark.slow
 def test_the_site_works_from_a_folder_without_a_network(built: Site, browser) -> None:
     """As from the zip that is published with it: no page misses a file, and no script fails."""
-    context = browser.new_context(offline=True)
-    page = context.new_page()
-    page.set_default_timeout(PATIENCE)
-    problems = []
-    page.on("pageerror", lambda error: problems.append(f"{page.url}: {error}"))
+    with new_page(browser, offline=True) as page:
+        problems = []
+        page.on("pageerror", lambda error: problems.append(f"{page.url}: {error}"))
 
-    def failed(request) -> None:
-        if "ABORTED" not in (request.failure or ""):  # the next page was called before all had come
-            problems.append(f"{page.url}: {request.url}: {request.failure}")
+        def failed(request) -> None:
+            if "ABORTED" not in (request.failure or ""):  # the next page was called before all had come
+                problems.append(f"{page.url}: {request.url}: {request.failure}")
 
-    page.on("requestfailed", failed)
-    try:
+        page.on("requestfailed", failed)
         for name in built.pages:
             if name != "index.html":  # it only leads on
                 page.goto((built.folder / name).as_uri(), wait_until="load")
@@ -1647,5 +1614,3 @@ def test_the_site_works_from_a_folder_without_a_network(built: Site, browser) ->
         # And what is missing would have been noticed.
         with page.expect_event("requestfailed", lambda request: "no-such-file" in request.url):
             page.evaluate("document.body.append(Object.assign(new Image(), {src: 'no-such-file.png'}))")
-    finally:
-        context.close()
