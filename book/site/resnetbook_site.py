@@ -482,6 +482,13 @@ _CLEANING = [
     (re.compile(r'\s*<script src="[^"]*searchindex\.js[^"]*"></script>'), ""),
     # Where no script sets the theme it is neither light nor dark, and has no colours.
     (re.compile(r'(<html [^>]*data-theme=)"auto"'), r'\1"light"'),
+    # And where a script sets it, "auto" is none: once the page was there, another script put the right one in
+    # its place, and the whole page was styled and laid out a second time.
+    (
+        re.compile(r'(dataset\.theme = )localStorage\.getItem\("theme"\) \|\| "auto";'),
+        r'\1({ light: "light", dark: "dark" })[localStorage.getItem("mode")]'
+        r' || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");',
+    ),
     # A label that hides the text on the thing itself: who says "click Show code" is not understood.
     (re.compile(r'<summary aria-label="Toggle hidden content">'), "<summary>"),
     (re.compile(r'(<button class="btn search-button-field[^>]*?) aria-label="Search"'), r"\1"),
@@ -499,7 +506,7 @@ def clean_page(html: str) -> str:
     """A page of the theme without what no reader needs, and with what a screen reader needs."""
     for pattern, replacement in _CLEANING:
         html = pattern.sub(replacement, html)
-    return site_folds.name_folds(site_theme.choose_theme(html))
+    return site_folds.name_folds(html)
 
 
 # Sphinx's own search, in whose place stands the book's.
@@ -588,7 +595,7 @@ def finish_site(app: Sphinx, exception: Exception | None) -> None:
     site_search.write_index(site, pages)
     if themed:
         site_files.subset_icons(site)
-        site_theme.lighten_script(site)
+        site_theme.spare_folds(site)
     if base := app.config.html_baseurl:
         (site / "sitemap.xml").write_text(site_files.sitemap(base, pages), encoding="utf-8")
         (site / "robots.txt").write_text(f"User-agent: *\nAllow: /\nSitemap: {base}sitemap.xml\n")

@@ -1,41 +1,13 @@
-"""The theme's scripts, mended where they make a browser style or lay out a whole page a second time."""
+"""The theme's script, mended where it makes a browser lay out what nobody sees."""
 
-import re
 from pathlib import Path
 
-# In the head: "auto" is no theme and has no colours. Once the page is there, a script of the theme puts the
-# right one in its place, upon which every element is styled anew.
-_FIRST_THEME = re.compile(
-    r'(document\.documentElement\.dataset\.theme = )localStorage\.getItem\("theme"\) \|\| "auto";'
-)
-_CHOICE = (
-    '({ light: "light", dark: "dark" })[localStorage.getItem("mode")]'
-    ' || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");'
-)
-
-
-def choose_theme(html: str) -> str:
-    """A page that has its theme, the chosen one or the system's, before anything is drawn."""
-    return _FIRST_THEME.sub(rf"\1{_CHOICE}", html)
-
-
-# What the theme's script holds, and what stands in its place.
-_SCRIPT = [
-    # The same value, set again, would style every element anew.
+# What can be scrolled is to be reached by keys, so the theme asks each block how wide it is. One in a closed
+# fold would be laid out for that question alone: it is asked when its fold is opened.
+_MENDED = [
     (
-        "document.documentElement.dataset.theme=n,",
-        "document.documentElement.dataset.theme!==n&&(document.documentElement.dataset.theme=n),",
-    ),
-    # Whatever can be scrolled is to be reached by keys. The theme asks each block whether it can and tells
-    # it so before it asks the next, also where the block lies in a fold, which is laid out for the question.
-    # Here all that can be seen are asked first, and the rest when their fold is opened.
-    ('document.querySelectorAll(["pre",', 'Array.from(document.querySelectorAll(["pre",'),
-    (
-        '.pst-scrollable-table-container"].join(", ")).forEach(e=>{e.tabIndex=e.scrollWidth>e.clientWidth||'
-        "e.scrollHeight>e.clientHeight?0:-1})",
-        '.pst-scrollable-table-container"].join(", "))).filter(e=>!e.closest("details:not([open])")).map(e=>'
-        "[e,e.scrollWidth>e.clientWidth||e.scrollHeight>e.clientHeight?0:-1])"
-        ".forEach(([e,n])=>{e.tabIndex!==n&&(e.tabIndex=n)})",
+        ".forEach(e=>{e.tabIndex=e.scrollWidth",
+        '.forEach(e=>{if(!e.closest("details:not([open])"))e.tabIndex=e.scrollWidth',
     ),
     (
         'window.addEventListener("resize",t),new Mutation',
@@ -44,7 +16,7 @@ _SCRIPT = [
 ]
 
 
-def lighten_script(site: Path) -> None:
+def spare_folds(site: Path) -> None:
     """Mend the theme's script in a built site. A script that is mended stays as it is.
 
     Raises:
@@ -52,7 +24,7 @@ def lighten_script(site: Path) -> None:
     """
     path = site / "_static" / "scripts" / "pydata-sphinx-theme.js"
     script = path.read_text(encoding="utf-8")
-    for old, new in _SCRIPT:
+    for old, new in _MENDED:
         if new not in script and script.count(old) != 1:
             raise ValueError(f"{path.name} does not hold {old!r} once, which this book mends")
         script = script if new in script else script.replace(old, new)
