@@ -201,6 +201,8 @@ def test_what_chapter_6_says_of_costs_is_so():
     looked_at = [means(source, speed), means(source, "epochs-5"), wider, longer]
     assert compare.holm([each.p_value for each in looked_at]) == [False, True, True, True]
     says("for less: more epochs paid more than more width", cost("epochs-50") < cost("resnet-18"))
+    marks = re.findall(r'^    "[\w-]+": "', cell("budget-code").source, re.MULTILINE)  # of COSTS, one a line
+    says("Nine marks of test accuracy", len(marks) == 9)
     says("resnet-18 lies to the right of that line's end and below it, at about 0.943")
     assert round(fmean(tests("resnet-18")), 3) == 0.943
     says("at about twice the cost of epochs-50", abs(cost(source) / cost("epochs-50") - 2) < 0.3)
